@@ -1,0 +1,56 @@
+# Every target makes its own environment first, so that each works on a fresh clone.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ifdef GPUS
+export GPUS
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all lint format demo sweep-comparison sweep-ablation status clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: python: 3.11 or newer is needed -> make PYTHON=python3.11 $@")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,onnx]'
+	@touch $@
+
+test: $(READY)  ## the default tests, a few minutes on two cores
+	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## the default tests and the slow ones
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(READY)  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(READY)  ## five minutes on two cores: phantoms, two networks, a threshold, a report
+	$(BIN)/python -m covidseg.cli.baseline recipe=demo name=demo
+	$(BIN)/python src/train.py sweep=demo
+	$(BIN)/python src/report.py table=demo
+
+sweep-comparison: $(READY)  ## Table I: all networks x tasks x seeds; GPUS=0,1,2 ARGS="data=folder ..."
+	$(BIN)/python src/train.py sweep=comparison $(ARGS)
+
+sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds
+	$(BIN)/python src/train.py sweep=ablation $(ARGS)
+
+status: $(READY)  ## what each run of a sweep is doing
+	$(BIN)/python src/status.py $(ARGS)
+
+clean:  ## remove the environment and caches; data and runs stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""COVID-SegNet and its rivals for chest CT segmentation, as a PyTorch Lightning experiment suite.
+
+    net = covidseg.build_network("covidsegnet", variation="fv", pyramid="paspp")
+    mask = covidseg.load("runs/table2/full/lesion/seed0").predict("scan.nii.gz")
+
+Importing the package loads neither torch nor SimpleITK: both names above bring what they need when they are first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "build_network", "load"]
+
+_HOME = {"build_network": "covidseg.build", "load": "covidseg.segmenter"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'covidseg' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Suites of `python src/benchmark.py`, one module each with `run(cfg)`."""

@@ -1,0 +1,93 @@
+"""What every row of both tables costs, from shapes alone: parameters, multiply-adds, memory."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+
+from covidseg.files import write_json, write_text
+from covidseg.nets.cost import bytes_for_backward, meta_network, multiply_adds, parameters
+from covidseg.paths import EXPERIMENTS
+
+GIB = 2**30
+PAPER = (
+    *("fcn", "unet3d", "vnet", "unetpp", "covidsegnet"),
+    *("unet4", "cab", "ceb", "psb", "fv", "aspp", "resaspp", "paspp", "full"),
+)
+
+
+def run(cfg: DictConfig) -> None:
+    """Print the table; write it and its numbers to `cfg.output`."""
+    options = cfg.networks
+    rows = [measure(table, row, options) for table, row in all_rows()]
+    text = markdown(rows, options.size_zyx, options.batch_size)
+    print(text)
+    output = Path(cfg.output)
+    write_text(output / "networks.md", text + "\n")
+    write_json(
+        output / "networks.json",
+        {
+            "torch": torch.__version__,
+            "size_zyx": list(options.size_zyx),
+            "batch_size": options.batch_size,
+            "rows": rows,
+        },
+    )
+
+
+def all_rows() -> list[tuple[str, str]]:
+    """(table, row) of every row's file, in the paper's order; rows that it does not have come last."""
+    rows = [(file.parent.name, file.stem) for file in EXPERIMENTS.glob("table*/*.yaml")]
+    return sorted(rows, key=lambda row: (row[0], PAPER.index(row[1]) if row[1] in PAPER else len(PAPER), row[1]))
+
+
+def measure(table: str, row: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """One row's network by name, and its cost at `options.size_zyx` and `options.batch_size`."""
+    config = hydra.compose("train", overrides=[f"experiments/{table}={row}"], return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    network = meta_network(config.model)
+    config.model.checkpoint_activations = True
+    recomputing = meta_network(config.model)
+    size, batch = options["size_zyx"], options["batch_size"]
+    return {
+        "table": table,
+        "row": row,
+        "model": choices["model"],
+        "variation": choices.get("model/variation"),
+        "pyramid": choices.get("model/pyramid"),
+        "parameters": parameters(network),
+        "published_parameters": options["published"].get(choices["model"]),
+        "multiply_adds": multiply_adds(network, size),
+        "bytes_for_backward": bytes_for_backward(network, batch, size),
+        "bytes_for_backward_recomputing": bytes_for_backward(recomputing, batch, size),
+    }
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], size_zyx: Sequence[int], batch_size: int) -> str:
+    """The rows as a Markdown table."""
+    z, y, x = size_zyx
+    lines = [
+        f"10^9 multiply-adds (MAC) of one prediction at {x} x {y} x {z}, and GiB kept for the backward pass at batch",
+        f"{batch_size} in float32, without and with `model.checkpoint_activations=true`.",
+        "",
+        "| table | row | model | variation | pyramid | parameters | in its paper | 10^9 MAC | GiB kept | recomputing |",
+        "|---|---|---|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        cells = [
+            row["table"],
+            row["row"],
+            row["model"],
+            row["variation"] or "",
+            row["pyramid"] or "",
+            f"{row['parameters']:,}",
+            row["published_parameters"] or "",
+            f"{row['multiply_adds'] / 1e9:,.1f}",
+            f"{row['bytes_for_backward'] / GIB:.2f}",
+            f"{row['bytes_for_backward_recomputing'] / GIB:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

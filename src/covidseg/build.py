@@ -1,0 +1,133 @@
+"""From configuration to objects: networks by name for Python users, `instantiate` for whatever YAML describes.
+
+A configuration may come with a downloaded run, so it is data: `_target_` is looked up in a list of classes that
+cannot do harm, and nothing else is ever imported or called. Hydra's own `instantiate` has a list of what is forbidden
+instead, which is no boundary.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from covidseg.errors import BadInput
+from covidseg.paths import CONF
+
+# A class is admitted when one of these modules, or a module of these packages, defines it.
+MODULES = ("covidseg.losses", "covidseg.schedules", "covidseg.data.augment")
+PACKAGES = ("covidseg.nets", "covidseg.blocks")
+CLASSES = ("torch.nn.Identity", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+
+Slot = str | Callable[[int], nn.Module]
+
+
+def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None = None, **options: Any) -> nn.Module:
+    """The network of `conf/model/<name>.yaml`, the same one that `python src/train.py model=<name>` trains.
+
+    `variation` and `pyramid`: a file name of `conf/model/variation` and `conf/model/pyramid` ("none" for an empty
+    slot), or a constructor called with the channel count; left out, the network's own default. `options`: any key of
+    the network's YAML file, e.g. `width=32`; a nested one as `**{"variation.contrast.kernel_size": 1}`. Raises
+    `BadInput` for a name, a slot or an option that does not exist, and for a value that the network refuses.
+    """
+    asked = {slot: block for slot, block in (("variation", variation), ("pyramid", pyramid)) if block is not None}
+    own = {slot: block for slot, block in asked.items() if not isinstance(block, str)}
+    config = _compose("model", name, {slot: block for slot, block in asked.items() if slot not in own})
+    for slot in asked:
+        if slot not in config:
+            raise BadInput(slot, f"{name} has no such slot", f"networks with it: {', '.join(_networks_with(slot))}")
+    OmegaConf.set_struct(config, True)
+    for key, value in options.items():
+        try:
+            OmegaConf.update(config, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            raise BadInput(
+                key, f"{name} has no such option", _nearest(key, [k for k in config if k != "_target_"])
+            ) from error
+    return instantiate(config, **own)
+
+
+def instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:
+    """The object that `config` describes: the class `_target_` called with the other keys, inner objects first.
+
+    `_partial_: true` gives `functools.partial` of it. `arguments` come on top of the configuration's own. Raises
+    `BadInput` when a class is not on the list, when it has no such argument, or when it refuses a value.
+    """
+    tree = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
+    plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    try:
+        return _make(plain, arguments)
+    except ValueError as error:
+        raise BadInput(plain.get("_target_", "configuration"), str(error)) from error
+
+
+def _make(node: Any, more: Mapping[str, Any] | None = None) -> Any:
+    if isinstance(node, list):
+        return [_make(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    arguments = {key: _make(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    for key in arguments:
+        if str(key).startswith("_"):
+            raise BadInput(key, "is no key of a configuration", "only _target_ and _partial_ start with an underscore")
+    if "_target_" not in node:
+        return arguments
+    target = _admitted(node["_target_"])
+    arguments.update(more or {})
+    parameters = inspect.signature(target).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in arguments:
+            if key not in parameters:
+                raise BadInput(key, f"{target.__name__} has no such argument", _nearest(key, parameters))
+    return functools.partial(target, **arguments) if node.get("_partial_", False) else target(**arguments)
+
+
+def _admitted(name: Any) -> type:
+    """The class of that name, imported only once its module is known to be on the list."""
+    module, _, attribute = str(name).rpartition(".")
+    package = module.rpartition(".")[0]
+    if name in CLASSES or module in MODULES or package in PACKAGES:
+        try:
+            found = getattr(importlib.import_module(module), attribute, None)
+        except ModuleNotFoundError:
+            found = None
+        # A module also has what it imports as attributes: only what it defines itself counts.
+        if isinstance(found, type) and (name in CLASSES or found.__module__ == module):
+            return found
+    raise BadInput(name, "is no class that a configuration may name", "the list stands in covidseg/build.py")
+
+
+def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
+    """`conf/<group>/<name>.yaml` with its defaults list followed as Hydra does, `chosen` taking the place of
+    defaults.
+    """
+    names = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if name not in names:
+        raise BadInput(f"{group}={name}", "there is no such choice", _nearest(name, names))
+    config = OmegaConf.load(CONF / group / f"{name}.yaml")
+    parts = []
+    for entry in config.pop("defaults", ["_self_"]):
+        if entry == "_self_":
+            parts.append(config)
+        elif isinstance(entry, str):
+            parts.append(_compose(group, entry, {}))
+        else:
+            ((slot, default),) = entry.items()
+            parts.append(OmegaConf.create({slot: _compose(f"{group}/{slot}", chosen.get(slot, default), {})}))
+    return OmegaConf.merge(*parts)
+
+
+def _networks_with(slot: str) -> list[str]:
+    names = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+    return [name for name in names if slot in _compose("model", name, {})]
+
+
+def _nearest(wanted: str, known: Iterable[str]) -> str:
+    known = list(known)
+    match = difflib.get_close_matches(str(wanted), known, n=1)
+    return (f"did you mean {match[0]}? " if match else "") + f"one of {', '.join(known)}"

@@ -1,0 +1,32 @@
+"""`python src/benchmark.py networks`: one suite of measurements, printed as a table and written as JSON."""
+
+import difflib
+import sys
+from importlib import import_module
+
+from omegaconf import DictConfig
+
+from covidseg.cli.app import application
+from covidseg.errors import BadInput
+
+SUITES = {"networks": "covidseg.benchmark.networks"}  # modules with run(cfg)
+
+
+@application("benchmark")
+def benchmark(cfg: DictConfig) -> None:
+    if cfg.suite not in SUITES:
+        near = difflib.get_close_matches(cfg.suite, SUITES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise BadInput(f"suite={cfg.suite}", "there is no such suite", f"{hint}one of {', '.join(SUITES)}")
+    import_module(SUITES[cfg.suite]).run(cfg)
+
+
+def main() -> None:
+    """A bare word in the first place is the suite: `benchmark.py networks` is `benchmark.py suite=networks`."""
+    if sys.argv[1:] and sys.argv[1].isidentifier():
+        sys.argv[1] = f"suite={sys.argv[1]}"
+    benchmark()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`python src/evaluate.py`: scores of a run, or of a folder of masks, on the test sets of any data set."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from covidseg.cli.app import application
+from covidseg.errors import BadInput
+
+SETS = ("train", "validation", "test", "external")
+
+
+@application("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json."""
+    from covidseg.cli.predict import inference_options
+    from covidseg.evaluation import evaluate_cases, evaluate_masks, summary_table, write_results
+    from covidseg.segmenter import load
+    from covidseg.structures import Task
+
+    if (cfg.run is None) == (cfg.predictions is None):
+        raise BadInput("run", "give a run or a folder of predictions, one of the two", "run=... or predictions=...")
+    if cfg.run is not None and "task" in cfg:
+        raise BadInput("task", "is fixed by the run", "leave it out")
+    console = Console(soft_wrap=True, highlight=False)
+    started = time.perf_counter()
+    if cfg.run is not None:
+        segmenter = load(cfg.run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
+        task, folder = segmenter.task, Path(cfg.run)
+        dataset, fold = _data_of(cfg, segmenter.config)
+        sets = _choose(dataset, fold, cfg.sets)
+        with case_progress(console, sets) as progress:
+            rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
+        source = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
+        source["inference"] = segmenter.inferer.settings
+    else:
+        if "task" not in cfg or "data" not in cfg:
+            raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
+        task, folder, source = Task.from_config(cfg.task), Path(cfg.predictions), {}
+        dataset, fold = _data_of(cfg, None)
+        sets = _choose(dataset, fold, cfg.sets)
+        with case_progress(console, sets) as progress:
+            rows = evaluate_masks(folder, sets, task, progress)
+
+    output = Path(cfg.output) if cfg.output else folder / "evaluation" / dataset.folder.name
+    metrics = write_results(output, rows, {"data": dataset.folder.name, **source})
+    console.print(summary_table(metrics["sets"]))
+    count = sum(map(len, sets.values()))
+    console.print(f"{count} cases, {(time.perf_counter() - started) / count:.1f} s per case\n{output}", markup=False)
+
+
+def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None) -> tuple[Any, int | None]:
+    """(data set, fold): the command's, or else the run's own; at the voxel size the run was trained on."""
+    from covidseg.data.prepare import plain, prepare
+
+    if "data" in cfg:
+        data, paths, fold = plain(cfg.data), cfg.paths, None
+    else:
+        data, paths, fold = dict(run["data"]), run["paths"], run["fold"]
+    if run is not None:
+        data["spacing_zyx"] = run["data"]["spacing_zyx"]
+    dataset = prepare(data, paths)
+    if run is not None and list(dataset.spacing_zyx) != list(data["spacing_zyx"]):
+        wrong = f"was prepared at {dataset.spacing_zyx} mm, the run was trained at {tuple(data['spacing_zyx'])} mm"
+        raise BadInput(dataset.folder.name, wrong, "prepare it again with the run's data.spacing_zyx")
+    return dataset, fold
+
+
+def _choose(dataset: Any, fold: int | None, wanted: Any) -> dict[str, list]:
+    """{set: cases} of the sets asked for that have any."""
+    names = list(wanted) if OmegaConf.is_list(wanted) else list(SETS) if wanted == "all" else [wanted]
+    if unknown := [name for name in names if name not in SETS]:
+        raise BadInput(f"sets={unknown[0]}", "there is no such set", f"{', '.join(SETS)}, or all")
+    split = dataset.split(fold)
+    sets = {name: [dataset.cases[case] for case in getattr(split, name)] for name in names}
+    if not any(sets.values()):
+        raise BadInput("sets", f"{dataset.name} has no case in {', '.join(names)}", "choose others with sets=...")
+    return {name: cases for name, cases in sets.items() if cases}
+
+
+@contextmanager
+def case_progress(console: Console, sets: Mapping[str, list]) -> Iterator[Callable[[str], None]]:
+    """A bar of the cases, while a terminal watches."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = bars.add_task("scoring", total=sum(map(len, sets.values())))
+    with bars:
+        yield lambda case: bars.advance(bar)
+
+
+if __name__ == "__main__":
+    main()

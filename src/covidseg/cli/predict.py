@@ -1,0 +1,99 @@
+"""`python src/predict.py`: lung and lesion masks on a scan's own grid, with the clinical figures beside them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from covidseg.cli.app import application
+from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
+
+
+@application("predict")
+def main(cfg: DictConfig) -> None:
+    """Segment every scan at `input`; a scan that is refused does not stop the others."""
+    from covidseg.data.scans import find_scans
+    from covidseg.prediction import FAILURES, Predictor
+    from covidseg.quantify import NOTICE
+    from covidseg.segmenter import load
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    reading = {key: value for key, value in OmegaConf.to_container(cfg.reading).items() if value is not None}
+    runs = list(cfg.run) if isinstance(cfg.run, ListConfig) else [cfg.run]
+    sources = find_scans(cfg.input, recursive=cfg.reading.recursive)
+    segmenters = [load(run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference)) for run in runs]
+    predictor = Predictor(segmenters, cfg.output, cfg.extension, cfg.consolidation_hu, cfg.overwrite, reading)
+    predictor.check(sources)
+
+    done, failures = [], {}
+    for number, source in enumerate(sources, start=1):
+        with window_progress(console) as bar:
+            try:
+                result = predictor.run(source, bar)
+            except EnvironmentFault:  # the next scan would meet it too
+                raise
+            except Exception as error:
+                if len(sources) == 1 or cfg.debug:
+                    raise
+                failures[source.id] = error if isinstance(error, CovidSegError) else _unexpected(source.id, error)
+        if source.id in failures:
+            console.print(f"{number}/{len(sources)} {failures[source.id]}", style="red")
+        else:
+            done.append(result)
+            console.print(f"{number}/{len(sources)} {result.case}: {_line(result)}")
+            for note in result.notes:
+                console.print(f"    note: {note}")
+    predictor.finish(failures)
+
+    fresh = [result.seconds for result in done if not result.resumed]
+    if fresh:
+        device = next(segmenters[0].network.parameters()).device
+        console.print(f"{len(fresh)} scans segmented, {sum(fresh) / len(fresh):.1f} s per scan on {device.type}")
+    console.print(NOTICE)
+    if failures:
+        wrong = f"{len(failures)} of {len(sources)} scans were refused"
+        raise BadInput("input", wrong, f"{FAILURES} in the output folder says why")
+
+
+def inference_options(config: DictConfig) -> dict[str, Any]:
+    """The `inference` section of a command as arguments of `covidseg.load`: what is null stays as in the run."""
+    options = {key: value for key, value in config.items() if key != "whole" and value is not None}
+    return {**options, "roi_zyx": None} if config.whole else options
+
+
+@contextmanager
+def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of the windows of one scan, while a terminal watches."""
+    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+
+    def update(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done)
+
+    with bars:
+        yield update
+
+
+def _unexpected(case: str, error: Exception) -> CovidSegError:
+    """A bug of ours, which must not keep the other scans from being done."""
+    return CovidSegError(case, f"failed with {type(error).__name__}: {error}", "run it alone with debug=true")
+
+
+def _line(result: Any) -> str:
+    figures, parts = result.figures, []
+    for name in ("lung", "lesion"):
+        if figures[f"{name}_ml"] is not None:
+            parts.append(f"{name} {figures[f'{name}_ml']:.0f} ml")
+    if figures["infection_share"] is not None:
+        parts.append(f"infection share {100 * figures['infection_share']:.1f} %, {figures['mosmed_class']}")
+    return ", ".join(parts) + (", already there" if result.resumed else f", {result.seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

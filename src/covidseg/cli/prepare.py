@@ -1,0 +1,93 @@
+"""`python src/prepare.py`: raw scans and masks -> checked, prepared cases, with a table of what was found."""
+
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from covidseg.cli.app import application
+from covidseg.data import prepare as preparation
+from covidseg.data.prepare import Outcome
+from covidseg.data.store import PreparedDataset
+from covidseg.errors import Interrupted
+
+
+@application("prepare")
+def main(cfg: DictConfig) -> None:
+    """Prepare (or only check) the configured data set and print what was found."""
+    options = preparation.plain(cfg.data)
+    try:
+        if cfg.check_only:
+            outcome = preparation.check(options)
+        elif options["prepared"]:
+            outcome = preparation.opened(Path(options["prepared"]).expanduser())
+        else:
+            outcome = preparation.run(options, Path(cfg.paths.data))
+    except KeyboardInterrupt as error:
+        raise Interrupted("prepare", "stopped", "the same command goes on with what is missing", SIGINT) from error
+    show(outcome, Console())
+    outcome.complain(options["allow_refused"])
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """The table of the cases, what was noticed about each, how they are divided, where they lie."""
+    console.print(case_table(outcome))
+    notes = [f"{info['id']}: {note}" for info in outcome.infos for note in info["notes"]]
+    notes += [f"{name} REFUSED: {error.wrong} -> {error.remedy}" for name, error in outcome.refused]
+    for line in [*notes, *(f"note: {note}" for note in outcome.notes)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    accepted, refused = len(outcome.infos), len(outcome.refused)
+    line = f"{accepted} cases" + (f", {refused} refused" if refused else "")
+    if outcome.dataset:
+        line += f" in {outcome.folder}: {split_sizes(outcome.dataset)}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def case_table(outcome: Outcome) -> Table:
+    """One line for each accepted case: who, which side of the split, grid, volumes."""
+    sides = {}
+    if outcome.dataset:
+        sides = {case: side for side, cases in vars(outcome.dataset.split()).items() for case in cases}
+    table = Table()
+    for name in ("case", "patient", "site", "set", "size z, y, x", "spacing z, y, x mm", "lung ml", "lesion ml"):
+        table.add_column(name, justify="right" if name.endswith(("ml", "x")) else "left")
+    for info in outcome.infos:
+        native = info["grid"]["native"]
+        row = [
+            info["id"],
+            info["patient"],
+            info["site"],
+            sides.get(info["id"], ""),
+            " ".join(map(str, native["shape_zyx"])),
+            " ".join(f"{mm:.3g}" for mm in native["spacing_zyx"]),
+            _ml(info, "lung"),
+            _ml(info, "lesion"),
+        ]
+        table.add_row(*map(escape, row))
+    return table
+
+
+def split_sizes(dataset: PreparedDataset) -> str:
+    """Cases and patients on each side of the fixed split, on one line."""
+    parts = []
+    for side, cases in vars(dataset.split()).items():
+        patients = {dataset.cases[case].patient for case in cases}
+        if cases:
+            parts.append(f"{side} {len(cases)} ({len(patients)} patients)")
+    return ", ".join(parts)
+
+
+def _ml(info: dict[str, Any], name: str) -> str:
+    """Volume of a structure, the lung being lesion-free lung and lesion together; "-" where it is not annotated."""
+    if name not in info["volume_ml"]:
+        return "-"
+    whole = info["volume_ml"][name] + (info["volume_ml"].get("lesion", 0) if name == "lung" else 0)
+    return f"{whole:.0f}" if whole >= 10 else f"{whole:.1f}"
+
+
+if __name__ == "__main__":
+    main()

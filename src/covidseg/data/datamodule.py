@@ -1,0 +1,93 @@
+"""The data side of a run: patches for training, whole cases for validation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from covidseg.data.loader import PatchLoader
+from covidseg.data.patches import PatchSampler
+from covidseg.data.store import PreparedCase, PreparedDataset
+from covidseg.errors import BadInput
+
+
+class CTDataModule(pl.LightningDataModule):
+    """Cases of a prepared data set, divided as its `splits.json` says.
+
+    `structures` are what the task segments: a case is trained on only if all of them are annotated in it, since an
+    unannotated lesion would be taught as background; it is scored on those that are. `training` is the config section.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        fold: int | None,
+        structures: Sequence[str],
+        training: Mapping[str, Any],
+        seed: int,
+    ):
+        super().__init__()
+        self.dataset, self.structures, self.training, self.seed = dataset, tuple(structures), training, seed
+        split = dataset.split(fold)
+        cases = {
+            name: [dataset.cases[case] for case in getattr(split, name)]
+            for name in ("train", "validation", "test", "external")
+        }
+        self.train_cases = [case for case in cases["train"] if set(self.structures) <= set(case.annotated)]
+        self.left_out = [case.id for case in cases["train"] if case not in self.train_cases]
+        if not self.train_cases:
+            raise BadInput(
+                dataset.name,
+                f"no training case has {' and '.join(self.structures)} annotated",
+                "choose another task, or add masks",
+            )
+        self.sets: dict[str, list[PreparedCase]] = {
+            name: [case for case in cases[name] if set(self.structures) & set(case.annotated)]
+            for name in ("validation", "test", "external")
+        }
+
+    def train_dataloader(self) -> PatchLoader:
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = PatchSampler(
+            self.train_cases,
+            self.structures,
+            self.training["patch_size_zyx"],
+            self.training["batch_size"],
+            self.training["foreground_probability"],
+            self.seed,
+            rank,
+            ranks,
+        )
+        return PatchLoader(
+            sampler,
+            self.training["max_steps"],
+            self.training["loader_threads"],
+            self.training["prefetch"],
+            self.trainer.strategy.root_device if self.trainer else None,
+        )
+
+    def val_dataloader(self) -> "CaseSet":
+        return CaseSet(self.sets["validation"])
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Patches go to the device; whole cases stay memory-mapped until they are segmented."""
+        if isinstance(batch, CaseSet):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+class CaseSet:
+    """All cases of a set as one batch, on every rank: who scores which is decided where the rows are gathered again.
+
+    A loader of single cases would give some ranks none, and Lightning skips the whole validation there.
+    """
+
+    def __init__(self, cases: Sequence[PreparedCase]):
+        self.cases = list(cases)
+
+    def __len__(self) -> int:
+        return 1 if self.cases else 0
+
+    def __iter__(self) -> Iterator["CaseSet"]:
+        yield self

@@ -1,0 +1,131 @@
+"""One converter per public data set: which files are a case, whose it is, what its labels mean. No voxel is read here.
+
+A converter is a class that YAML names (`conf/data/<name>.yaml`, key `source`); its `listing()` gives the cases.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covidseg.data.store import LABELS
+from covidseg.errors import BadInput
+
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+_SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_RESERVED = ("dataset.json", "splits.json", "failures.csv")  # names a prepared folder uses itself
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask file and what its values mean: file value -> stored label. Others are refused, 0 is background."""
+
+    path: Path
+    labels: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one case, before anything is read."""
+
+    id: str
+    image: Path
+    masks: tuple[Mask, ...]
+    patient: str = ""  # "" = nobody else's: the case is its own patient
+    site: str = ""
+    declared: str = ""  # the side of the split its owner put it on, or ""
+    assume: Mapping[str, Any] | None = None  # handed to the reader: what stored values mean where they are not HU
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Image and masks."""
+        return (self.image, *(mask.path for mask in self.masks))
+
+    @property
+    def annotated(self) -> tuple[str, ...]:
+        """Which of "lung", "lesion" the masks can tell."""
+        values = {value for mask in self.masks for value in mask.labels.values()}
+        return tuple(name for name, value in LABELS.items() if value in values)
+
+
+@dataclass
+class Listing:
+    """What a converter found: cases, and entries it refuses with the reason, (name, error)."""
+
+    cases: list[Source] = field(default_factory=list)
+    refused: list[tuple[str, BadInput]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def refuse(self, name: str, wrong: str, remedy: str) -> None:
+        self.refused.append((name, BadInput(f"case {name}", wrong, remedy)))
+
+
+def existing_folder(root: object, option: str) -> Path:
+    """`root` as a path; `BadInput` naming the option where it is not a folder."""
+    if root is None:
+        raise BadInput(option, "has no value", f"give the folder of the data set: {option}=...")
+    path = Path(str(root)).expanduser()
+    if not path.is_dir():
+        raise BadInput(f"{option}={path.name}", "there is no such folder", "correct the path")
+    return path
+
+
+def scan_name(path: Path) -> str:
+    """File name without its scan extension; a folder's (a DICOM series) name as it is."""
+    lower = path.name.lower()
+    for suffix in SCAN_SUFFIXES:
+        if lower.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
+    """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over."""
+    found: dict[str, list[Path]] = {}
+    ignored = 0
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(SCAN_SUFFIXES)):
+            ignored += 1
+        else:
+            found.setdefault(scan_name(path), []).append(path)
+    return found, ignored
+
+
+def case_id(name: str) -> str:
+    """`name` where it can be a folder's name everywhere; otherwise its safe characters and a short hash of it."""
+    if _SAFE_ID.fullmatch(name) and name not in _RESERVED:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:100].strip("_") + f"-{digest}"
+
+
+def label_map(names: Mapping[object, str], option: str) -> dict[int, int]:
+    """{file value: "lung" | "lesion"} of the configuration as {file value: stored label}."""
+    try:
+        return {int(value): LABELS[str(name)] for value, name in names.items()}
+    except (KeyError, ValueError):
+        raise BadInput(option, f"{dict(names)} is not value: lung|lesion", "for example {1: lung, 2: lesion}") from None
+
+
+def read_table(path: Path, columns: Iterable[str]) -> dict[str, dict[str, str]]:
+    """cases.csv as {case: row}; `BadInput` where a column is unknown, `case` is missing or a case occurs twice."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        header = [name.strip() for name in reader.fieldnames or ()]
+        unknown = sorted(set(header) - set(columns))
+        if "case" not in header or unknown:
+            wrong = f"has unknown columns {', '.join(unknown)}" if unknown else "has no column `case`"
+            raise BadInput(path.name, wrong, f"its header is a choice of {', '.join(columns)}")
+        rows: dict[str, dict[str, str]] = {}
+        for values in reader:
+            row = {str(key).strip(): (value or "").strip() for key, value in values.items()}
+            if row["case"] in rows:
+                raise BadInput(path.name, f"case {row['case']} occurs twice", "keep one line for each case")
+            rows[row["case"]] = row
+    return rows

@@ -1,0 +1,81 @@
+"""Your own data: `images/`, `lesions/`, `lungs/` with equal file names, and who is who in `cases.csv`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from covidseg.data.datasets import (
+    Listing,
+    Mask,
+    Source,
+    case_id,
+    entries,
+    existing_folder,
+    label_map,
+    read_table,
+)
+
+COLUMNS = ("case", "patient", "site", "split")
+REMEDY = "each image needs one file of the same name in lesions/ or lungs/, or in both"
+
+
+class Folder:
+    """`<root>/images/<case>.nii.gz` (or .mha, .nrrd, a DICOM folder) with `lesions/<case>.*`, `lungs/<case>.*`.
+
+    `cases.csv` (case, patient, site, split) is optional; without it each case is its own patient.
+    """
+
+    def __init__(self, root: str | Path, lesions: Mapping[int, str], lungs: Mapping[int, str]):
+        """`lesions`, `lungs`: what the values in the files of that folder mean, {1: "lesion"}."""
+        self.root = root
+        self.labels = {
+            "lungs": label_map(lungs, "data.source.lungs"),
+            "lesions": label_map(lesions, "data.source.lesions"),  # last: a lesion overrides the lung it lies in
+        }
+
+    def listing(self) -> Listing:
+        """Pair images with masks by name; refuses what is missing, double or told apart by case only."""
+        root = existing_folder(self.root, "data.root")
+        images = existing_folder(root / "images", "data.root")
+        found = Listing()
+        scans, ignored = entries(images)
+        masks = {}
+        for name in self.labels:
+            masks[name], more = entries(root / name)
+            ignored += more
+        if ignored:
+            found.notes.append(f"{ignored} hidden or foreign files passed over")
+        table = read_table(root / "cases.csv", COLUMNS)
+        for name in sorted({name for group in masks.values() for name in group} - scans.keys()):
+            found.refuse(name, "has a mask and no image", REMEDY)
+        for name in sorted(table.keys() - scans.keys()):
+            found.refuse(name, "is in cases.csv and has no image", "correct cases.csv")
+        spelled: dict[str, list[str]] = {}
+        for name in scans:
+            spelled.setdefault(name.casefold(), []).append(name)
+        for name, paths in scans.items():
+            files = {kind: group.get(name, []) for kind, group in masks.items()}
+            twice = [path for group in (paths, *files.values()) if len(group) > 1 for path in group]
+            if len(spelled[name.casefold()]) > 1:
+                others = ", ".join(spelled[name.casefold()])
+                found.refuse(name, f"names differ in upper and lower case only: {others}", "rename one of them")
+            elif twice:
+                found.refuse(name, f"occurs twice: {', '.join(path.name for path in twice)}", "keep one of them")
+            elif not any(files.values()):
+                found.refuse(name, "has no mask", REMEDY)
+            else:
+                row = table.get(name, {})
+                found.cases.append(
+                    Source(
+                        id=case_id(name),
+                        image=paths[0],
+                        masks=tuple(Mask(files[kind][0], self.labels[kind]) for kind in self.labels if files[kind]),
+                        patient=row.get("patient", ""),
+                        site=row.get("site", ""),
+                        declared=row.get("split", ""),
+                    )
+                )
+        for kind in self.labels:
+            if masks[kind] and (missing := sorted(scans.keys() - masks[kind].keys())):
+                shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+                found.notes.append(f"{kind}/ has no mask of {len(missing)} of {len(scans)} cases: {shown}")
+        return found

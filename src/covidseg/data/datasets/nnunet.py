@@ -1,0 +1,66 @@
+"""nnU-Net's raw layout (Dataset003_Name): `imagesTr/<case>_0000.*`, `labelsTr/<case>.*`, `dataset.json`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from covidseg.data.datasets import Listing, Mask, Source, case_id, entries, existing_folder, label_map
+from covidseg.errors import BadInput
+from covidseg.files import read_json
+
+CHANNEL = "_0000"
+
+
+class NNUNet:
+    """One data set folder; cases of `imagesTs` that have a mask in `labelsTs` are declared as the test set."""
+
+    def __init__(self, root: str | Path, labels: Mapping[int, str] | None):
+        """`labels`: what the values mean; None reads the names "lung" and "lesion" or "infection" of dataset.json."""
+        self.root, self.labels = root, labels
+
+    def listing(self) -> Listing:
+        """Training cases, and test cases where their labels are there."""
+        root = existing_folder(self.root, "data.root")
+        labels = label_map(self.labels if self.labels is not None else self._declared(root), "data.source.labels")
+        found = Listing()
+        for suffix, declared in (("Tr", ""), ("Ts", "test")):
+            images, _ = entries(root / f"images{suffix}")
+            masks, _ = entries(root / f"labels{suffix}")
+            channels = {name[-5:] for name in images}
+            if channels - {CHANNEL}:
+                wrong = f"has the channels {', '.join(sorted(channels))} and only one, a CT, is meant"
+                raise BadInput(f"images{suffix}", wrong, f"keep the files that end in {CHANNEL}")
+            cases = {name.removesuffix(CHANNEL): paths for name, paths in images.items()}
+            for name in sorted(cases.keys() | masks.keys()):
+                scans, own = cases.get(name, []), masks.get(name, [])
+                if declared and not own:
+                    continue  # a challenge's test set, without truth
+                if len(scans) != 1 or len(own) != 1:
+                    found.refuse(name, f"has {len(scans)} scans and {len(own)} masks", "one of each is needed")
+                else:
+                    found.cases.append(Source(case_id(name), scans[0], (Mask(own[0], labels),), declared=declared))
+        return found
+
+    @staticmethod
+    def _declared(root: Path) -> dict[int, str]:
+        """{value: "lung" | "lesion"} from dataset.json, whose newer form is {name: value} and older {value: name}."""
+        try:
+            pairs = read_json(root / "dataset.json")["labels"].items()
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            wrong = f"has no readable list of labels ({type(error).__name__})"
+            raise BadInput("dataset.json", wrong, "give data.source.labels={1: lung, 2: lesion}") from error
+        named = {}
+        for one, other in pairs:
+            name, value = (str(other), one) if str(one).isdigit() else (str(one), other)
+            if isinstance(value, list):
+                raise BadInput(
+                    "dataset.json", f"label {name} is a region", "give data.source.labels={1: lung, 2: lesion}"
+                )
+            if name.lower() == "background":
+                continue
+            lung = "lung" in name.lower()
+            lesion = any(word in name.lower() for word in ("lesion", "infection", "covid"))
+            if lung == lesion:
+                wrong = f"label {name!r} is not plainly lung or lesion"
+                raise BadInput("dataset.json", wrong, f"say what it is: data.source.labels={{{value}: lesion}}")
+            named[int(value)] = "lung" if lung else "lesion"
+        return named

@@ -1,0 +1,84 @@
+"""Which scans a path stands for: one file, one DICOM folder, or a folder of either."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from covidseg.data.gate.names import is_litter, kind, listing, opened, shown, stem_of, suffix_of
+from covidseg.errors import BadInput, CovidSegError
+
+_SLICE_SUFFIXES = (".dcm", ".ima")
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """One scan to read: `id` is its file name without extension, or the name of its DICOM folder."""
+
+    id: str
+    path: Path
+
+
+class ScanSources(list[ScanSource]):
+    """Scans in order of their names; `ignored` counts hidden files and files of other kinds that stood among them."""
+
+    ignored: int = 0
+
+
+def find(path: Path | str, recursive: bool) -> ScanSources:
+    """The scans at `path`; with `recursive`, at any depth below. `BadInput` when there are none or two of a name.
+
+    What cannot be opened inside a folder is listed as if it could: reading refuses it then, and the others go on.
+    """
+    path, found = Path(path), ScanSources()
+    if kind(path) == "file":
+        if not suffix_of(path):
+            raise BadInput(shown(path), "has no extension of a volume", "give the folder that holds the DICOM slices")
+        found.append(_source(path))
+        return found
+    found.extend(_search(path, recursive, found))
+    if not found:
+        wrong = f"holds no scan ({found.ignored} other files)"
+        raise BadInput(shown(path.absolute()), wrong, "search deeper with recursive=true")
+    first: dict[str, ScanSource] = {}
+    for source in found:
+        twin = first.setdefault(source.id.lower(), source)
+        if twin is not source:
+            wrong = f"has the same id as {shown(twin.path)}, case apart"
+            raise BadInput(shown(source.path), wrong, "rename or remove one")
+    return found
+
+
+def _source(path: Path) -> ScanSource:
+    name = stem_of(path.absolute())
+    return ScanSource(name.encode("utf-8", "backslashreplace").decode(), path)  # an id can always be printed
+
+
+def _search(folder: Path, recursive: bool, found: ScanSources, depth: int = 0) -> Iterator[ScanSource]:
+    paths = listing(folder)
+    visible = [path for path in paths if not is_litter(path.name)]
+    folders = [path for path in visible if path.is_dir()]
+    volumes = [path for path in visible if suffix_of(path) and path not in folders]
+    others = [path for path in visible if path not in folders and path not in volumes]
+    found.ignored += len(paths) - len(visible)
+    if any(_is_slice(path) for path in others):
+        if volumes:
+            wrong = f"holds DICOM slices beside {shown(volumes[0])}"
+            raise BadInput(shown(folder.absolute()), wrong, "give them separate folders")
+        yield _source(folder)
+    elif depth == 0 or recursive:
+        found.ignored += len(others)
+        yield from map(_source, volumes)
+        for path in folders:
+            if not (recursive and path.is_symlink()):  # a link may lead round in a circle
+                yield from _search(path, recursive, found, depth + 1)
+
+
+def _is_slice(path: Path) -> bool:
+    """By extension or by content, so that a series with a damaged file is still seen as one."""
+    if path.name.lower().endswith(_SLICE_SUFFIXES):
+        return True
+    try:
+        with opened(path) as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except CovidSegError:
+        return False

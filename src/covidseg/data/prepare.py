@@ -1,0 +1,252 @@
+"""Raw scans and masks -> a prepared folder, once: checked, resampled, described, named by the hash of what made it."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from covidseg.data import building
+from covidseg.data.case import Order, build_case
+from covidseg.data.datasets import Listing, Source
+from covidseg.data.fingerprints import Fingerprints, code_digest, digest
+from covidseg.data.pool import default_workers, map_unordered, show_progress
+from covidseg.data.splits import Member, make_splits, published_folds
+from covidseg.data.store import FORMAT, PreparedDataset
+from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
+
+_HERE = Path(__file__).parent
+_CODE = [  # what decides a case's voxels
+    *(_HERE / name for name in ("case.py", "geometry.py", "grid.py", "scans.py")),
+    *sorted((_HERE / "gate").glob("*.py")),
+]
+_DISK = {getattr(errno, name) for name in ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST", "EIO")}
+_CONVERTERS = "covidseg.data.datasets."
+
+
+@dataclass
+class Outcome:
+    """What came of a preparation: case.json of the accepted cases, the refused ones, the data set if complete."""
+
+    infos: list[dict[str, Any]]
+    refused: list[tuple[str, CovidSegError]]
+    notes: list[str] = field(default_factory=list)
+    dataset: PreparedDataset | None = None
+    folder: Path | None = None
+
+    def complain(self, allow_refused: bool) -> None:
+        """Raise for what was refused: an environment's fault always, a bad case unless that is allowed."""
+        faults = [error for _, error in self.refused if isinstance(error, EnvironmentFault)]
+        if faults:
+            raise faults[0]
+        if self.refused and not (allow_refused and self.infos):
+            first = self.refused[0][1]
+            if len(self.refused) == 1:
+                raise first
+            wrong = (
+                f"{len(self.refused)} of {len(self.refused) + len(self.infos)} cases are refused; the first: {first}"
+            )
+            where = "failures.csv lists them; " if self.folder else ""
+            raise BadInput("data", wrong, f"{where}correct them or leave them out with data.allow_refused=true")
+
+
+def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> PreparedDataset:
+    """The prepared data set of a `data` configuration, made first where it is not there.
+
+    Safe to call from several processes at once: one works, the others wait and open. What a killed call finished is
+    kept. `data.prepared` names a finished folder to be opened as it is, for machines without the scans.
+    """
+    options = plain(data)
+    if options["prepared"]:
+        return PreparedDataset.open(Path(options["prepared"]).expanduser())
+    outcome = run(options, Path(paths["data"]))
+    outcome.complain(options["allow_refused"])
+    return outcome.dataset
+
+
+def plain(data: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
+    """The `data` configuration as plain containers, interpolations resolved."""
+    return OmegaConf.to_container(data, resolve=True) if OmegaConf.is_config(data) else dict(data)
+
+
+def check(options: Mapping[str, Any]) -> Outcome:
+    """Read and check everything as `run` does, and write nothing."""
+    found = listing(options)
+    infos, refused = build([_order(options, "", source, {}) for source in found.cases], options, "checking")
+    return Outcome(infos, [*found.refused, *refused], found.notes)
+
+
+def run(options: Mapping[str, Any], data_dir: Path) -> Outcome:
+    """Check, prepare and describe all cases; the data set in the outcome is None where cases were refused."""
+    called = time.time()
+    found = listing(options)
+    home = data_dir / "prepared"
+    with _writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+    folder, orders, refused = _plan(options, found, home)
+    lock = home / f".{folder.name}.lock"
+    try:
+        with _writing(home), building.exclusive(lock) as checked:
+            if checked > called and (folder / "dataset.json").is_file():  # by the process this one waited for
+                return opened(folder, found.notes)
+            outcome = _fill(folder, orders, options, refused, found.notes)
+            if outcome.dataset:
+                building.stamp(lock)
+            return outcome
+    except EnvironmentFault:
+        if os.access(home, os.W_OK) or not (folder / "dataset.json").is_file():
+            raise
+        return opened(folder, found.notes)  # a disk that is only read from serves what is finished
+
+
+@contextmanager
+def _writing(home: Path) -> Iterator[None]:
+    """Say what an `OSError` means for the user where it is about the disk; others are bugs and stay."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        wrong = f"cannot be written ({os.strerror(error.errno)})"
+        raise EnvironmentFault(home.name, wrong, "choose another paths.data") from error
+
+
+def listing(options: Mapping[str, Any]) -> Listing:
+    """What the configured converter finds; ids that occur twice, or differ in case only, are refused."""
+    source = options["source"]
+    if not str(source["_target_"]).startswith(_CONVERTERS):
+        raise BadInput("data.source._target_", f"{source['_target_']} is no converter", f"choose one of {_CONVERTERS}*")
+    found: Listing = instantiate(source, _convert_="all").listing()
+    spelled: dict[str, list[Source]] = {}
+    for case in found.cases:
+        spelled.setdefault(case.id.casefold(), []).append(case)
+    for same in (cases for cases in spelled.values() if len(cases) > 1):
+        for case in same:
+            found.cases.remove(case)
+            found.refuse(case.id, f"its id occurs {len(same)} times (upper and lower case are one)", "rename a file")
+    if not found.cases and not found.refused:
+        raise BadInput("data.root", "holds no case", f"conf/data/{options['name']}.yaml says what lies where")
+    return found
+
+
+def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path, list[Order], list]:
+    """Where the data set goes, what is to be made of each case, and which cases cannot even be read."""
+    hashes = Fingerprints(home / ".fingerprints.json").of(path for source in found.cases for path in source.files)
+    code = code_digest(_CODE)
+    orders, refused = [], list(found.refused)
+    for source in found.cases:
+        unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], BadInput)]
+        if unreadable:
+            refused.append((source.id, BadInput(f"case {source.id}", str(unreadable[0]))))
+        else:
+            orders.append(_order(options, code, source, {path: str(hashes[path]) for path in source.files}))
+    decides = {
+        "format": FORMAT,
+        "cases": [[order.source.id, order.key, order.source.declared] for order in orders],
+        "refused": [[name, str(error)] for name, error in refused],
+        "splits": {**options["splits"], "published": published_folds(options["splits"]["published"])},
+    }
+    folder = home / f"{options['name']}-{digest(decides)[:12]}"
+    return folder, [replace(order, folder=folder) for order in orders], refused
+
+
+def _order(options: Mapping[str, Any], code: str, source: Source, hashes: Mapping[Path, str]) -> Order:
+    spacing = tuple(float(mm) for mm in options["spacing_zyx"])
+    made_of = {
+        "code": code,
+        "format": FORMAT,
+        "who": [source.id, source.patient, source.site, list(source.notes)],
+        "image": hashes.get(source.image),
+        "masks": [[hashes.get(mask.path), sorted(mask.labels.items())] for mask in source.masks],
+        "assume": dict(source.assume or {}),
+        "spacing_zyx": spacing,
+        "foreground_voxels": options["foreground_voxels"],
+        "may_be_empty": options["may_be_empty"],
+    }
+    digests = {f"{path.parent.name}/{path.name}": value for path, value in hashes.items()}
+    return Order(
+        source, digests, digest(made_of), spacing, options["foreground_voxels"], options["may_be_empty"], folder=None
+    )
+
+
+def _fill(folder: Path, orders: list[Order], options: Mapping[str, Any], refused: list, notes: list[str]) -> Outcome:
+    """Make what is missing in `folder`, whose lock is held."""
+    building.claim(folder)
+    known = building.refused_before(folder)
+    infos = building.standing(folder, orders, deep=options["verify"] or known is None)
+    missing = [order for order in orders if order.source.id not in infos and order.source.id not in (known or {})]
+    for order in list(missing):
+        if info := building.borrow(folder, options["name"], order):
+            infos[order.source.id] = info
+            missing.remove(order)
+    made, failed = build(missing, options, f"preparing {folder.name}")
+    infos |= {info["id"]: info for info in made}
+    outcome = Outcome([infos[id_] for id_ in sorted(infos)], [*refused, *(known or {}).items(), *failed], list(notes))
+    outcome.folder = folder
+    building.list_failures(folder, outcome.refused)
+    complete = not any(isinstance(error, EnvironmentFault) for _, error in outcome.refused)
+    if complete and infos and (options["allow_refused"] or not outcome.refused):
+        splits = _split(outcome.infos, {order.source.id: order.source.declared for order in orders}, options["splits"])
+        outcome.notes += splits["notes"]
+        building.finish(folder, _index(folder, options, outcome, failed={**(known or {}), **dict(failed)}), splits)
+        outcome.dataset = PreparedDataset.open(folder)
+    return outcome
+
+
+def build(orders: Sequence[Order], options: Mapping[str, Any], title: str) -> tuple[list[dict], list]:
+    """`build_case` for all orders, in worker processes, under a progress bar; (case.json of the good, the refused)."""
+    if not orders:
+        return [], []
+    workers = default_workers(len(orders)) if options["workers"] is None else int(options["workers"])
+    results = map_unordered(build_case, orders, workers, _name)
+    infos, refused = [], []
+    for order, result in show_progress(results, len(orders), title):
+        if isinstance(result, CovidSegError):
+            refused.append((order.source.id, result))
+        else:
+            infos.append(result)
+    return sorted(infos, key=itemgetter("id")), sorted(refused, key=itemgetter(0))
+
+
+def _name(order: Order) -> str:
+    return f"case {order.source.id}"
+
+
+def _split(infos: list[dict], declared: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    members = [
+        Member(
+            info["id"],
+            info["patient"],
+            info["site"],
+            declared[info["id"]],
+            "lesion" if info["volume_ml"].get("lesion") else "",
+        )
+        for info in infos
+    ]
+    return make_splits(members, **{**options, "published": published_folds(options["published"])})
+
+
+def _index(folder: Path, options: Mapping[str, Any], outcome: Outcome, failed: Mapping[str, CovidSegError]) -> dict:
+    return {
+        "format": FORMAT,
+        "name": options["name"],
+        "hash": folder.name.removeprefix(f"{options['name']}-"),
+        "spacing_zyx": [float(mm) for mm in options["spacing_zyx"]],
+        "cases": [{key: info[key] for key in ("id", "patient", "site", "annotated")} for info in outcome.infos],
+        "refused": [[name, error.what, error.wrong, error.remedy] for name, error in sorted(failed.items())],
+        "notes": outcome.notes,
+    }
+
+
+def opened(folder: Path, notes: Sequence[str] = ()) -> Outcome:
+    """A finished folder, as `run` would describe it."""
+    dataset = PreparedDataset.open(folder)
+    refused = list((building.refused_before(folder) or {}).items())
+    return Outcome([case.info for case in dataset.cases.values()], refused, list(notes), dataset, folder=folder)

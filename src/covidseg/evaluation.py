@@ -1,0 +1,199 @@
+"""Scores of a network, or of masks somebody made, over the cases of a data set: each case exactly once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from rich.table import Table
+
+from covidseg.data.gate.names import is_litter, shown, stem_of, suffix_of
+from covidseg.data.store import PreparedCase
+from covidseg.errors import BadInput, CovidSegError
+from covidseg.files import write_csv, write_json
+from covidseg.metrics import METRICS, case_metrics, summarise
+from covidseg.structures import NAMES, Task
+
+COLUMNS = (
+    *("case", "patient", "site", "set", "structure"),
+    *("dice", "sensitivity", "precision", "nsd", "hd95_mm"),
+    *("tp", "fp", "fn", "reference_ml", "prediction_ml", "undefined"),
+)
+
+_TITLES = {"dice": "Dice", "sensitivity": "sensitivity", "precision": "precision", "nsd": "NSD", "hd95": "HD95, mm"}
+
+
+def case_scores(
+    classes: np.ndarray,
+    reference: np.ndarray,
+    spacing_zyx: Sequence[float],
+    task: Task,
+    annotated: Iterable[str],
+    surfaces: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """`case_metrics` of each structure of the task that is annotated in this case.
+
+    `classes`: the network's class map, `reference`: the stored label map, both uint8 (z, y, x) on the scan's own grid.
+    """
+    annotated = set(annotated)
+    return {
+        name: case_metrics(
+            part.in_prediction(classes), part.in_reference(reference), spacing_zyx, part.tolerance_mm, surfaces
+        )
+        for name, part in task.structures.items()
+        if name in annotated
+    }
+
+
+def evaluate_cases(
+    segment: Callable[[PreparedCase], np.ndarray],
+    sets: Mapping[str, Sequence[PreparedCase]],
+    task: Task,
+    progress: Callable[[str], None] | None = None,
+    surfaces: bool = True,
+) -> list[dict[str, Any]]:
+    """Rows of `cases.csv` for every case of every set that has a structure of the task annotated.
+
+    `segment(case)` gives the class map on the scan's own grid. Under `torch.distributed` call it on every rank: the
+    cases are divided without padding, and every rank returns all rows. `progress` gets each case's id when it is done.
+    `surfaces=False` leaves out NSD and HD95. A failure on one rank is raised on all of them.
+    """
+    wanted = [
+        (name, case) for name, cases in sets.items() for case in cases if set(case.annotated) & set(task.structures)
+    ]
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rows: list[dict[str, Any]] = []
+    failure: Exception | None = None
+    try:
+        for name, case in wanted[rank::ranks]:
+            spacing = case.grid.native.spacing_zyx
+            scores = case_scores(segment(case), case.reference(), spacing, task, case.annotated, surfaces)
+            rows += [_row(case, name, structure, values) for structure, values in scores.items()]
+            if progress:
+                progress(case.id)
+    except Exception as error:
+        failure = error
+    rows, failed_elsewhere = _gather(rows, failure)
+    if failure:
+        raise failure
+    if failed_elsewhere:
+        raise CovidSegError("evaluation", f"failed on another process: {failed_elsewhere}")
+
+    unique = {(row["set"], row["case"], row["structure"]): row for row in rows}
+    if len(unique) != len(rows) or {key[:2] for key in unique} != {(name, case.id) for name, case in wanted}:
+        raise RuntimeError("the scored cases are not the cases of the sets, each once")
+    order = {(name, case.id): position for position, (name, case) in enumerate(wanted)}
+    return sorted(rows, key=lambda row: (order[row["set"], row["case"]], row["structure"]))
+
+
+def evaluate_masks(
+    folder: Path | str,
+    sets: Mapping[str, Sequence[PreparedCase]],
+    task: Task,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """As `evaluate_cases`, for the binary masks in a folder, whoever made them; one structure after the other.
+
+    A mask is called `<case>_<structure>` or, where the task has one structure, `<case>`. Raises `BadInput` for a case
+    without a mask, for a mask of no case, and for one that does not lie on the scan's grid.
+    """
+    from covidseg.data.scans import read_mask
+
+    files = _find_masks(Path(folder), [case for cases in sets.values() for case in cases], task)
+    rows = []
+    for name, part in task.structures.items():
+        alone = replace(task, structures={name: replace(part, channels=(1,))})
+        rows += evaluate_cases(
+            lambda case, name=name: read_mask(files[case.id, name], case.grid.native)[0], sets, alone, progress
+        )
+    return rows
+
+
+def _find_masks(folder: Path, cases: Sequence[PreparedCase], task: Task) -> dict[tuple[str, str], Path]:
+    """File of each (case id, structure) that is to be scored."""
+    if not folder.is_dir():
+        raise BadInput(f"predictions={shown(folder)}", "is no folder", "give the folder that holds the masks")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and suffix_of(path) and not is_litter(path.name):
+            if twin := found.get(stem_of(path)):
+                raise BadInput(shown(path), f"is a second {shown(twin)}", "keep one of the two")
+            found[stem_of(path)] = path
+    files, missing = {}, []
+    for case in cases:
+        for name in task.structures:
+            names = (f"{case.id}_{name}", *([case.id] if len(task.structures) == 1 else []))
+            there = [found[stem] for stem in names if stem in found]
+            if len(there) > 1:
+                raise BadInput(shown(there[0]), f"and {shown(there[1])} are both for case {case.id}", "keep one")
+            if there:
+                files[case.id, name] = there[0]
+            elif name in case.annotated:
+                missing.append(names[0])
+    if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise BadInput("predictions", f"{len(missing)} masks are missing: {some}", "a case without a mask has no score")
+    known = {f"{case.id}_{name}" for case in cases for name in NAMES}
+    used = set(files.values())
+    if extra := [path for stem, path in found.items() if path not in used and stem not in known]:
+        some = ", ".join(map(shown, extra[:5])) + (", ..." if len(extra) > 5 else "")
+        raise BadInput("predictions", f"{len(extra)} masks belong to no case: {some}", "remove them, or use sets=all")
+    return files
+
+
+def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{set: {structure: `metrics.summarise`}} of rows of `cases.csv`."""
+    groups: dict[str, dict[str, list]] = {}
+    for row in rows:
+        groups.setdefault(row["set"], {}).setdefault(row["structure"], []).append({**row, "hd95": row["hd95_mm"]})
+    return {name: {part: summarise(found) for part, found in parts.items()} for name, parts in groups.items()}
+
+
+def write_results(folder: Path | str, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `cases.csv`, then `metrics.json` (`sets` and what `extra` adds): its presence means that all is there."""
+    folder = Path(folder)
+    metrics = {"sets": summarise_sets(rows), **extra}
+    write_csv(folder / "cases.csv", rows, COLUMNS)
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def summary_table(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """What `summarise_sets` gave, for a terminal of 80 columns."""
+    table = Table("set", "structure", "metric", "mean", "SD", "median", "n", caption_justify="left")
+    counts = []
+    for set_name, parts in sets.items():
+        for structure, summary in parts.items():
+            for metric in METRICS:
+                cells = [_number(summary[metric][part], metric) for part in ("mean", "sd", "median")]
+                first = (set_name, structure) if metric == METRICS[0] else ("", "")
+                table.add_row(*first, _TITLES[metric], *cells, str(summary[metric]["n"]))
+            table.add_section()
+            named = ("n_missed", "missed"), ("n_false_alarm", "false alarms"), ("n_empty_reference", "empty references")
+            numbers = ", ".join(f"{summary[key]} {title}" for key, title in named)
+            counts.append(f"{set_name}, {structure}: {summary['n']} cases, {numbers}")
+    table.caption = "\n".join(counts)
+    return table
+
+
+def _number(value: float | None, metric: str) -> str:
+    return "-" if value is None else f"{value:.1f}" if metric == "hd95" else f"{value:.3f}"
+
+
+def _row(case: PreparedCase, set_name: str, structure: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    identity = {"case": case.id, "patient": case.patient, "site": case.site, "set": set_name, "structure": structure}
+    values = {("hd95_mm" if name == "hd95" else name): scores[name] for name in METRICS}
+    counts = {name: scores[name] for name in ("tp", "fp", "fn", "reference_ml", "prediction_ml")}
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in scores["undefined"].items())
+    return {**identity, **values, **counts, "undefined": reasons}
+
+
+def _gather(rows: list[dict[str, Any]], failure: Exception | None) -> tuple[list[dict[str, Any]], str]:
+    """All ranks' rows, and what failed on the first rank that did."""
+    if not dist.is_initialized():
+        return rows, ""
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, (rows, str(failure) if failure else ""))
+    return [row for share, _ in shares for row in share], next((text for _, text in shares if text), "")

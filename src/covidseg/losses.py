@@ -1,0 +1,55 @@
+"""The training loss of section IV-A: soft Dice and cross-entropy, half and half."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DiceCrossEntropy(nn.Module):
+    """`dice_weight * (1 - soft Dice) + ce_weight * cross-entropy` of logits.
+
+    Soft Dice is taken per sample and per foreground class, over all voxels i of the patch,
+
+        (2 sum_i p_i g_i + smooth) / (sum_i p_i + sum_i g_i + smooth),
+
+    and averaged; the background has no Dice term. Cross-entropy is the mean over voxels, background included. The paper
+    names both parts and their weights, not these details (docs/decisions.md). Logits of half precision are taken to
+    float32 first: a sum over a million voxels overflows float16 and loses most of its digits in bfloat16.
+    """
+
+    def __init__(self, dice_weight: float, ce_weight: float, smooth: float = 1e-5):
+        super().__init__()
+        self.dice_weight, self.ce_weight, self.smooth = dice_weight, ce_weight, smooth
+
+    def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Scalar loss of logits (B, C, D, H, W) and classes (B, D, H, W), int64.
+
+        C = 1 is a sigmoid head: any class but 0 is foreground. Several logits (deep supervision) get their mean loss.
+        """
+        heads = [logits] if isinstance(logits, Tensor) else logits
+        return torch.stack([self._of_head(head, target) for head in heads]).mean()
+
+    def _of_head(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.shape[:1] + logits.shape[2:] != target.shape:
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and target {tuple(target.shape)} are not (B, C, ...) and (B, ...)"
+            )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if logits.shape[1] == 1:
+            truth = (target > 0).unsqueeze(1).to(logits.dtype)  # (B, 1, D, H, W)
+            probabilities = logits.sigmoid()
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth)
+        else:
+            classes = torch.arange(1, logits.shape[1], device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+            truth = (target.unsqueeze(1) == classes).to(logits.dtype)  # (B, C - 1, D, H, W)
+            log_probabilities = logits.log_softmax(dim=1)
+            probabilities = log_probabilities[:, 1:].exp()
+            cross_entropy = F.nll_loss(log_probabilities, target)
+        return self.dice_weight * (1 - self._soft_dice(probabilities, truth)) + self.ce_weight * cross_entropy
+
+    def _soft_dice(self, probabilities: Tensor, truth: Tensor) -> Tensor:
+        overlap = (probabilities * truth).flatten(2).sum(2)  # (B, foreground classes)
+        size = probabilities.flatten(2).sum(2) + truth.flatten(2).sum(2)
+        return ((2 * overlap + self.smooth) / (size + self.smooth)).mean()

@@ -1,0 +1,77 @@
+"""What all networks share: the rule for input sizes, and recomputing activations in the backward pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from covidseg.errors import BadInput
+
+Slot = Callable[[int], nn.Module]  # makes a block for so many channels; torch.nn.Identity leaves the slot empty
+
+
+class SegmentationNetwork(nn.Module):
+    """Base of the networks. `stride` is what every side of an input must be a multiple of."""
+
+    stride: int
+    kernel_size = 3  # of the widest convolution
+
+    def __init__(self, in_channels: int, out_channels: int, width: int, checkpoint_activations: bool):
+        super().__init__()
+        for name, number in (("in_channels", in_channels), ("out_channels", out_channels), ("width", width)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is a whole number from 1 on, not {number!r}")
+        self.in_channels = in_channels
+        self.checkpoint_activations = checkpoint_activations
+
+    def check(self, x: Tensor) -> None:
+        """Raise `ValueError` unless x is (B, in_channels, D, H, W) and `stride` divides its sides.
+
+        Raise `BadInput` for training in bfloat16 on a CPU with maps thinner than a kernel. With torch 2.13, oneDNN
+        fills such a convolution's weight gradient with whatever lay in memory, and nothing complains.
+        """
+        if x.ndim != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(f"{type(self).__name__} takes (B, {self.in_channels}, D, H, W), got {tuple(x.shape)}")
+        size = x.shape[2:]
+        if any(side % self.stride for side in size):
+            found = " x ".join(str(side) for side in size)
+            padded = " x ".join(str(-(-side // self.stride) * self.stride) for side in size)
+            raise ValueError(f"{type(self).__name__} takes multiples of {self.stride} voxels: pad {found} to {padded}")
+        low_precision = x.device.type == "cpu" and (x.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+        needed = self.kernel_size * self.stride
+        if self.training and torch.is_grad_enabled() and low_precision and min(size) < needed:
+            raise BadInput(
+                "trainer.precision",
+                f"bfloat16 gradients of {type(self).__name__} on a CPU are wrong below {needed} voxels a side",
+                "32-true, or a GPU",
+            )
+
+    def run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        """`module(*inputs)`; `checkpoint_activations` keeps the inputs alone and recomputes the rest for backward."""
+        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False, context_fn=lambda: _contexts(module))
+        return module(*inputs)
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _still_statistics(module)
+
+
+@contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norm still: they took in this batch in the forward pass already.
+
+    Momentum 0 rather than `track_running_stats=False`, which saves fewer tensors than the forward pass did: an error.
+    """
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

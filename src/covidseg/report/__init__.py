@@ -1,0 +1,109 @@
+"""From the runs of a table to its report: Markdown, LaTeX, CSV, statistics, figures, one HTML page."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from covidseg.evaluation import COLUMNS
+from covidseg.files import write_csv, write_json, write_text
+from covidseg.report import page, pictures, text
+from covidseg.report.collect import TableResults, collect
+from covidseg.report.sections import brief, main_sections, sections
+from covidseg.report.table import Block, blocks, paper_lawbreakers
+
+__all__ = ["TableResults", "collect", "make_report", "print_table", "summary_rows", "write"]
+
+
+def make_report(table: str, runs: Path | str, experiments: Path | str, console: Console | None = None) -> Path:
+    """Collect `runs/<table>`, write `experiments/<table>/results`, print the table; returns the results' folder."""
+    results = collect(Path(runs) / table, experiments)
+    found = blocks(results)
+    folder = Path(experiments) / table / "results"
+    _write(results, found, folder)
+    _print(results, found, console or Console())
+    return folder
+
+
+def write(results: TableResults, folder: Path | str) -> None:
+    """Write every file of the report into `folder`; figures that the runs have nothing for are left out."""
+    _write(results, blocks(results), Path(folder))
+
+
+def print_table(results: TableResults, console: Console | None = None) -> None:
+    """Show each structure's table, and what is not finished, in the terminal."""
+    _print(results, blocks(results), console or Console())
+
+
+def summary_rows(results: TableResults) -> list[dict[str, Any]]:
+    """The table as flat lines (the columns of table.csv), for a tracker's summary."""
+    return text.csv_rows(blocks(results))
+
+
+def _write(results: TableResults, found: Sequence[Block], folder: Path) -> None:
+    shown = sections(results, found)
+    write_csv(folder / "table.csv", text.csv_rows(found), text.CSV_COLUMNS)
+    write_csv(folder / "cases.csv", _case_rows(results), ("row", "task", "seed", "fold", *COLUMNS))
+    write_json(folder / "statistics.json", _statistics(results, found))
+    write_text(folder / "table.md", text.markdown(results.title, shown))
+    write_text(folder / "table.tex", text.latex(main_sections(results, found)))
+    for old in (folder / "figures").glob("*.png"):
+        old.unlink()  # of rows or cases that are no longer in the table
+    drawn = pictures.draw(results, found, folder / "figures")
+    write_text(folder / "report.html", page.html(results.title, shown, drawn))
+
+
+def _print(results: TableResults, found: Sequence[Block], console: Console) -> None:
+    for section in brief(results, found):
+        table = Table(
+            title=escape(section.title),
+            title_justify="left",
+            caption=escape(" ".join(section.notes)),
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+        )
+        for position, name in enumerate(section.header):
+            table.add_column(name, justify="right" if position else "left", overflow="fold")
+        for row in section.rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+
+
+def _case_rows(results: TableResults) -> list[dict[str, Any]]:
+    return [
+        {"row": run.row, "task": run.task, "seed": run.seed, "fold": run.fold, **case}
+        for run in results.finished
+        for case in run.cases
+    ]
+
+
+def _statistics(results: TableResults, found: Sequence[Block]) -> dict[str, Any]:
+    return {
+        "table": results.table,
+        "baseline": results.baseline,
+        "finished": [run.name for run in results.finished],
+        "unfinished": [{"run": run.name, "state": run.state, "reason": run.reason} for run in results.unfinished],
+        "sets": [
+            {
+                "set": block.set,
+                "structure": block.structure,
+                "lines": [asdict(line) for line in block.lines],
+                "comparisons": {metric: [one.to_dict() for one in ones] for metric, ones in block.comparisons.items()},
+            }
+            for block in found
+        ],
+        "dice_law": {
+            "paper": [{"row": row, "structure": structure} for row, structure in paper_lawbreakers(results)],
+            "ours": [
+                {"method": line.method, "set": line.set, "structure": line.structure, "wrong": line.law_same_cases}
+                for block in found
+                for line in block.lines
+                if line.law
+            ],
+        },
+    }

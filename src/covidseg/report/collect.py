@@ -1,0 +1,174 @@
+"""Reading a table's runs: which there are, which should be, what each scored. None is dropped without being named."""
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from covidseg.errors import BadInput
+from covidseg.evaluation import COLUMNS
+from covidseg.files import read_json
+from covidseg.runs import RunFolder
+
+STRUCTURES = ("lesion", "lung")
+THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with
+SETS = ("test", "external", "validation")
+METRICS = ("dice", "sensitivity", "precision", "nsd", "hd95_mm")
+_RUN_NAME = re.compile(r"seed(\d+)(?:-fold(\d+))?")
+_TEXT = {"case", "patient", "site", "set", "structure", "undefined"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, there or only expected. `state` is `finished` where there are results; `reason` says why not."""
+
+    row: str
+    task: str
+    seed: int
+    fold: int | None
+    folder: Path
+    state: str
+    reason: str = ""
+    cases: tuple[Mapping[str, Any], ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}/{self.task}/{self.folder.name}"
+
+
+@dataclass(frozen=True)
+class TableResults:
+    """A table's rows in the order they are shown, and every run that is there or missing.
+
+    `paper[row][structure]` is the paper's (Dice, sensitivity, precision); `baseline` the row the others are compared
+    with.
+    """
+
+    table: str
+    title: str
+    titles: Mapping[str, str]
+    baseline: str
+    paper: Mapping[str, Mapping[str, tuple[float, float, float]]]
+    runs: tuple[Run, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        return list(self.titles)
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.state == "finished"]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        return [run for run in self.runs if run.state != "finished"]
+
+
+def collect(runs: Path | str, experiments: Path | str | None = None) -> TableResults:
+    """Results of the table whose runs lie in the folder `runs` (`runs/table2`).
+
+    Expected are the rows of `experiments/<table>/*.yaml`, where there are any, with each task, seed and fold that any
+    row was run with. Raises `BadInput` where there is neither a run nor a row.
+    """
+    runs = Path(runs)
+    table = runs.name
+    there = [run for folder in sorted(runs.glob("*/*/seed*")) if (run := _run(folder))]
+    found = {(run.row, run.task, run.seed, run.fold): run for run in there}
+    expected = _expected_rows(table, experiments)
+    if not found and not expected:
+        raise BadInput(f"table={table}", "there are no such runs", f"tables with runs: {_tables(runs.parent)}")
+    known = paper_tables().get(table, {"title": table, "baseline": None, "rows": {}})
+    rows = [row for row in known["rows"] if row in expected or any(row == key[0] for key in found)]
+    rows += sorted({*expected, *(key[0] for key in found)} - set(rows))
+    settings = sorted({key[1:] for key in found}, key=lambda s: (s[0], s[1], -1 if s[2] is None else s[2]))
+    settings = settings or [(task, 0, None) for task in STRUCTURES]
+    everything = {(row, *setting) for row in expected for setting in settings} | found.keys()
+    order = {row: position for position, row in enumerate(rows)}
+    return TableResults(
+        table=table,
+        title=known["title"],
+        titles={row: known["rows"].get(row, {}).get("title", row) for row in rows},
+        baseline=next(row for row in (known["baseline"], THRESHOLD_ROW, *rows) if row in rows),
+        paper={
+            row: {structure: tuple(values[structure]) for structure in STRUCTURES if structure in values}
+            for row, values in known["rows"].items()
+        },
+        runs=tuple(
+            found.get(key) or _missing(runs, *key)
+            for key in sorted(everything, key=lambda k: (order[k[0]], k[1], k[2], -1 if k[3] is None else k[3]))
+        ),
+    )
+
+
+@cache
+def paper_tables() -> dict[str, Any]:
+    """The content of paper.yaml."""
+    return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("paper.yaml")))
+
+
+def _expected_rows(table: str, experiments: Path | str | None) -> list[str]:
+    """The `row` of every YAML file of the table, which is also its file name unless it says otherwise."""
+    if experiments is None:
+        return []
+    return [
+        str(OmegaConf.load(file).get("row") or file.stem) for file in sorted((Path(experiments) / table).glob("*.yaml"))
+    ]
+
+
+def _run(folder: Path) -> Run | None:
+    if not (match := _RUN_NAME.fullmatch(folder.name)) or not folder.is_dir():
+        return None
+    row, task = folder.parts[-3:-1]
+    fold = None if match[2] is None else int(match[2])
+    run = RunFolder(folder)
+    identity = (row, task, int(match[1]), fold, folder)
+    if not run.is_finished:
+        status = run.status or {}
+        state = str(status.get("state", "waiting"))
+        if state == "running" and not run.is_locked():
+            state = "killed"
+        return Run(*identity, state=state, reason=str(status.get("reason") or _progress(status)))
+    try:
+        cases = tuple(_read_cases(folder / "cases.csv"))
+        metrics = read_json(folder / "metrics.json")
+        manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return Run(*identity, state="damaged", reason=f"its results cannot be read ({type(error).__name__})")
+    if not cases:
+        return Run(*identity, state="empty", reason="no case was scored")
+    return Run(*identity, state="finished", cases=cases, metrics=metrics, manifest=manifest)
+
+
+def _missing(runs: Path, row: str, task: str, seed: int, fold: int | None) -> Run:
+    folder = runs / row / task / (f"seed{seed}" + ("" if fold is None else f"-fold{fold}"))
+    return Run(row, task, seed, fold, folder, state="missing", reason="not started")
+
+
+def _progress(status: Mapping[str, Any]) -> str:
+    return f"step {status['step']} of {status['max_steps']}" if {"step", "max_steps"} <= status.keys() else ""
+
+
+def _read_cases(path: Path) -> list[dict[str, Any]]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+            raise ValueError(f"columns {sorted(missing)} are missing")
+        return [{key: _value(key, row[key]) for key in COLUMNS} for row in reader]
+
+
+def _value(column: str, text: str) -> Any:
+    if column in _TEXT:
+        return text
+    return float(text) if text else None
+
+
+def _tables(runs: Path) -> str:
+    names = sorted({folder.parts[-4] for folder in runs.glob("*/*/*/seed*")})
+    return ", ".join(names) or "none yet"

@@ -1,0 +1,97 @@
+"""The report's figures, from what the runs kept: scores, differences, curves, contours on held-out cases, surfaces."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from covidseg import figures
+from covidseg.report.collect import Run, TableResults
+from covidseg.report.table import Block, method_runs, scores
+from covidseg.slices import FOLDER, Slice
+
+_CURVES = ("train/loss", "val/dice")
+
+
+def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[str, Path]:
+    """Write PNG files into `folder`; returns them by caption, in the order to show them."""
+    drawn: dict[str, Path] = {}
+    runs = method_runs(results)
+    titles = {line.method: line.title for block in blocks for line in block.lines}
+
+    def keep(caption: str, figure, *name: str) -> None:
+        drawn[caption] = figures.save(figure, folder / ("-".join(name) + ".png"))
+
+    for block in blocks:
+        where = f"{block.structure}, {block.set} set"
+        name = (block.set, block.structure)
+        tasks = (block.structure, "joint")
+        own = {method: [run for run in found if run.task in tasks] for method, found in runs.items()}
+        means = {method: found for method in own if (found := scores(own[method], *name, "dice"))}
+        if means:
+            shown = {titles[method]: list(found.values()) for method, found in means.items()}
+            paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
+            figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
+            keep(f"Dice of every case: {where}.", figure, "dice", *name)
+        if comparisons := block.comparisons.get("dice"):
+            figure = figures.differences_figure(comparisons, titles, f"{block.structure} Dice")
+            keep(f"Paired differences: {where}.", figure, "differences", *name)
+        for case, kept in _shared_slices(own, block).items():
+            dice = {titles[method]: scores(own[method][:1], *name, "dice").get(case) for method in kept}
+            figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice)
+            keep(f"Contours on {case}: {where}, runs of the first seed.", figure, "contours", block.structure, case)
+    _draw_surface(results, runs, keep)
+    for task in sorted({run.task for found in runs.values() for run in found}):
+        curves = {
+            titles.get(method, method): found
+            for method, own in runs.items()
+            if (found := [curve for run in own if run.task == task and (curve := _curve(run))])
+        }
+        metrics = [name for name in _CURVES if any(name in run for found in curves.values() for run in found)]
+        if metrics:
+            keep(f"Training of the {task} task.", figures.curves_figure(curves, metrics), "curves", task)
+    return drawn
+
+
+def _shared_slices(runs: dict[str, list[Run]], block: Block) -> dict[str, dict[str, Slice]]:
+    """Case -> method -> slice kept by the method's first run, for cases of the block's set, the most lesion first."""
+    in_set = {case["case"] for own in runs.values() for run in own for case in run.cases if case["set"] == block.set}
+    found: dict[str, dict[str, Slice]] = {}
+    for method, own in runs.items():
+        for path in sorted((own[0].folder / FOLDER).glob(f"*_{block.structure}.npz")) if own else ():
+            one = Slice.load(path)
+            if one.case in in_set:
+                found.setdefault(one.case, {})[method] = one
+    return dict(sorted(found.items(), key=lambda item: -next(iter(item[1].values())).reference.sum()))
+
+
+def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> None:
+    """Surfaces of the method with the best mean lesion Dice, on the case with the most lesion."""
+    means = {
+        method: sum(found.values()) / len(found)
+        for method, own in runs.items()
+        if (found := scores([run for run in own if run.task in ("lesion", "joint")], "test", "lesion", "dice"))
+    }
+    for best in sorted(means, key=means.get, reverse=True):
+        kept = [Slice.load(path) for run in runs[best] for path in sorted((run.folder / FOLDER).glob("*.npz"))]
+        lesions = [one for one in kept if one.structure == "lesion"]
+        if lesions:
+            lesion = max(lesions, key=lambda one: one.volumes[0].sum())
+            lung = next((one for one in kept if (one.case, one.structure) == (lesion.case, "lung")), None)
+            title = results.titles.get(best, best)
+            figure = figures.surface_figure(lesion, lung, title)
+            keep(f"Surfaces of {lesion.case}: reference and {title}.", figure, "surface")
+            return
+
+
+def _curve(run: Run) -> dict[str, list[float]] | None:
+    """metrics.csv by column, NaN where nothing was logged; None where there is none."""
+    try:
+        with open(run.folder / "metrics.csv", newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        return {
+            name: [float(row[name]) if row[name] else float("nan") for row in rows]
+            for name in ("step", *_CURVES)
+            if rows and name in rows[0]
+        } or None
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,190 @@
+"""Run folders: where a run lies, what is in it, and who may write there. No torch: a sweep's driver imports this.
+
+runs/<name>/<row>/<task>/seed<k>[-fold<j>]/ holds config.yaml, manifest.json, status.json, checkpoints/, metrics.csv,
+cases.csv and metrics.json. A run is named, not dated: the same command finds the same folder, goes on where it stands,
+and does nothing once metrics.json, written last, is there.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.files import read_json, write_json, write_text
+from covidseg.paths import CONF
+
+# What a result depends on. Everything else (devices, logger, places, resume) may change between two starts of one run.
+SIGNIFICANT = ("seed", "fold", "task", "model", "data", "augment", "loss", "optimizer", "training", "inference")
+INSIGNIFICANT = {
+    "data.root", "data.source.root", "data.prepared", "data.verify", "data.workers", "training.loader_threads",
+    "training.prefetch", "training.log_every", "training.checkpoint_every", "training.channels_last",
+    "training.compile", "model.checkpoint_activations", "inference.batch_size",
+}  # fmt: skip
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_INTERPOLATION = re.compile(r"(?<!\\)\$\{")
+_SECRET = re.compile(r"(?:^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
+
+
+def run_dir(cfg: DictConfig) -> Path:
+    """The folder of a configuration's run, relative as `paths.runs` is; `BadInput` for a name no folder can have."""
+    row = cfg.row if cfg.row is not None else model_name(cfg.model)
+    last = f"seed{cfg.seed}" + ("" if cfg.fold is None else f"-fold{cfg.fold}")
+    for option, part in (("name", cfg.name), ("row", row), ("task", cfg.task.name)):
+        if not _NAME.fullmatch(str(part)):
+            raise BadInput(f"{option}={part}", "cannot name a folder", "use letters, digits, dot, dash and underscore")
+    return Path(str(cfg.paths.runs)) / str(cfg.name) / str(row) / str(cfg.task.name) / last
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """The network's config name and those of its blocks, less what is `none` both here and by the network's default."""
+    network = _choice("model", model)
+    parts = [network]
+    defaults = OmegaConf.load(CONF / "model" / f"{network}.yaml").get("defaults", []) if network else []
+    for entry in defaults:
+        if isinstance(entry, DictConfig):
+            ((slot, default),) = entry.items()
+            choice = _choice(f"model/{slot}", model[slot])
+            parts += [choice] if (choice, default) != ("none", "none") else []
+    return "-".join(parts)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers: resolved, except that secrets and environment variables stay out of it."""
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    raw.pop("hydra", None)
+    return OmegaConf.to_container(OmegaConf.create(_without_secrets(raw)), resolve=True)
+
+
+def config_hash(cfg: DictConfig | Mapping[str, Any]) -> str:
+    """Equal for two configurations exactly when they ask for the same result."""
+    return hashlib.sha256(json.dumps(_significant(cfg), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RunFolder:
+    """One run's folder; making the object touches nothing."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+
+    def __str__(self) -> str:
+        return "/".join(self.path.parts[-4:])
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        """What the run last said about itself: state, step, max_steps, patches_per_second, updated, pid, reason."""
+        with suppress(OSError, ValueError):
+            return read_json(self.path / "status.json")
+        return None
+
+    @property
+    def config(self) -> DictConfig | None:
+        return OmegaConf.load(self.config_path) if self.config_path.exists() else None
+
+    @property
+    def config_hash(self) -> str | None:
+        return None if (config := self.config) is None else config_hash(config)
+
+    def claim(self, cfg: DictConfig) -> None:
+        """Write config.yaml, or raise `BadInput` with the differences where another configuration's run lies."""
+        if (held := self.config) is not None and (differences := _differences(held, cfg)):
+            raise BadInput(
+                str(self), f"holds a run of another configuration ({differences})", "choose another name= or row="
+            )
+        write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(_without_secrets(plain(cfg)))))
+
+    def write_status(self, state: str, **values: Any) -> None:
+        """Replace status.json; `values` that are not given keep what they were."""
+        previous = {key: value for key, value in (self.status or {}).items() if key != "reason"}
+        stamp = {"updated": round(time.time(), 1), "pid": os.getpid()}
+        write_json(self.path / "status.json", {**previous, "state": state, **values, **stamp})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for the life of this block or process; `EnvironmentFault` if another process holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = (self.status or {}).get("pid", "unknown")
+                raise EnvironmentFault(
+                    str(self), f"another process (pid {holder}) trains there", "wait for it, or end it"
+                ) from None
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a living process holds the folder. The kernel drops the lock of one that dies."""
+        with suppress(FileNotFoundError), open(self.path / ".lock") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+def _significant(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    values = plain(cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg)))
+    leaves = dict(_leaves({key: values.get(key) for key in SIGNIFICANT}))
+    return {key: value for key, value in leaves.items() if key not in INSIGNIFICANT}
+
+
+def _differences(held: DictConfig, wanted: DictConfig) -> str:
+    """`training.max_steps 8 there, 16 here; ...`, the first few."""
+    there, here = _significant(held), _significant(wanted)
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    shown = "; ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in keys[:4])
+    return shown + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _without_secrets(node: Any, key: str = "") -> Any:
+    """What comes from the environment stays the text `${oc.env:NAME}`, escaped so that nobody resolves it."""
+    if isinstance(node, dict):
+        return {name: _without_secrets(value, str(name)) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_without_secrets(value) for value in node]
+    if isinstance(node, str) and "oc.env" in node:
+        return _INTERPOLATION.sub(r"\\${", node)
+    return "***" if node is not None and _SECRET.search(key) else node
+
+
+def _choice(group: str, node: Mapping[str, Any]) -> str:
+    """The file of a config group that agrees with `node` in most values."""
+    wanted = dict(_leaves(OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node))
+    agreement = {}
+    for file in sorted((CONF / group).glob("*.yaml")):
+        offered = dict(_leaves(OmegaConf.to_container(_with_base(file), resolve=False)))
+        if offered.get("_target_") == wanted.get("_target_"):
+            agreement[file.stem] = sum(1 if wanted.get(key) == value else -1 for key, value in offered.items())
+    if not agreement:
+        return str(wanted.get("_target_", "model")).rsplit(".", 1)[-1].lower()
+    return max(agreement, key=agreement.get)
+
+
+def _with_base(file: Path) -> DictConfig:
+    """A config file on top of those of its own group that its defaults list names."""
+    own = OmegaConf.load(file)
+    bases = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    return OmegaConf.merge(*[_with_base(file.with_name(f"{name}.yaml")) for name in bases], own)

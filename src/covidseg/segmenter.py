@@ -1,0 +1,151 @@
+"""A trained run, ready for scans: `covidseg.load("runs/...").predict("scan.nii.gz")`.
+
+Everything a network needs is read from its run folder: what it is, how its input is made, which weights were scored.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from omegaconf import OmegaConf
+from torch import nn
+
+from covidseg.build import instantiate
+from covidseg.checkpoints import BEST, LAST, load_checkpoint
+from covidseg.data.grid import Grid
+from covidseg.errors import BadInput, CovidSegError
+from covidseg.files import sha256
+from covidseg.inference import Progress, WindowInferer, segment_case
+from covidseg.runs import RunFolder
+from covidseg.structures import Task
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+    from covidseg.data.scans import Scan
+    from covidseg.data.store import PreparedCase
+
+_PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
+_UNESCAPED = re.compile(r"(?<!\\)\$\{")
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A network with its weights, on its device, and what was fixed when it was trained."""
+
+    network: nn.Module
+    task: Task
+    config: Mapping[str, Any]  # the run's config.yaml, as plain containers
+    spacing_zyx: tuple[float, float, float]  # mm, of the images it was trained on
+    window: tuple[float, float]  # HU that were scaled to [0, 1]
+    inferer: WindowInferer
+    name: str  # of the run: <table>/<row>/<task>/seed<k>
+    checkpoint_sha256: str
+
+    def segment(self, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
+        """Class map of a scan that `read_scan` gave, uint8 (z, y, x) on its own grid.
+
+        `progress` gets (windows done, windows in all).
+        """
+        grid = Grid.plan(scan.voxels, scan.geometry, self.spacing_zyx)
+        self.inferer.progress = progress
+        return segment_case(self.network, grid.image(scan.voxels), grid, self.task, self.window, self.inferer)
+
+    def segment_prepared(self, case: "PreparedCase") -> np.ndarray:
+        """Class map of a prepared case on its scan's own grid. The case must have been prepared at `spacing_zyx`."""
+        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
+
+    def predict(self, path: Path | str, **options: Any) -> "SimpleITK.Image":
+        """Label image on the grid of the scan at `path`, any format that `read_scan` takes; `options` go to it.
+
+        Values: 1 is the task's structure; with the joint task 1 is lesion-free lung and 2 lesion.
+        """
+        from covidseg.data.scans import read_scan, to_sitk
+
+        scan = read_scan(path, **options)
+        return to_sitk(self.segment(scan), scan.geometry)
+
+
+def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **inference: Any) -> Segmenter:
+    """The network of a run folder.
+
+    `checkpoint`: "last", "best" (highest validation Dice), or "auto": the one whose scores stand in the run's table
+    (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `inference`: what is to differ from the run's
+    own sliding window (`roi_zyx`, `overlap`, `batch_size`), and `precision`: "float32", "bfloat16", or "auto" for
+    bfloat16 on GPUs that compute in it.
+
+    Raises `BadInput` for a folder that is no run, for a checkpoint that is missing, damaged, not the configuration's or
+    not finite, and for a configuration that names anything but this suite's own classes. Nothing from the folder is
+    executed.
+    """
+    folder = RunFolder(run)
+    config = _plain_config(folder)
+    try:
+        task = Task.from_config(config["task"])
+        network = instantiate(config["model"])
+        spacing, window = tuple(config["data"]["spacing_zyx"]), tuple(config["data"]["window"])
+        options = {**config["inference"], **inference}
+        wanted = config["training"]["evaluate"] if checkpoint == "auto" else checkpoint
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"run={folder}", f"config.yaml is not that of a run ({error!r})", "train it again") from error
+    digest = _restore(network, folder, wanted)
+
+    where = _device(device)
+    if options.setdefault("precision", "auto") == "auto":
+        native = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        options["precision"] = "bfloat16" if native else "float32"
+    try:
+        inferer = WindowInferer(**options)
+    except (TypeError, ValueError) as error:
+        raise BadInput("inference", str(error)) from error
+    network = network.to(where, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"device={name}", "cannot be used on this machine", "auto, cpu, cuda or cuda:<number>"
+        ) from error
+
+
+def _plain_config(folder: RunFolder) -> dict[str, Any]:
+    """The run's configuration. It was saved resolved; an interpolation in it could only fetch what it should not."""
+    try:
+        config = folder.config
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"run={folder}", "config.yaml cannot be read", "restore it, or train again") from error
+    if config is None:
+        raise BadInput(f"run={folder}", "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
+    if _UNESCAPED.search(OmegaConf.to_yaml(config, resolve=False)):
+        raise BadInput(f"run={folder}", "config.yaml holds an interpolation (${...})", "restore the one training wrote")
+    return OmegaConf.to_container(config)
+
+
+def _restore(network: nn.Module, folder: RunFolder, wanted: str) -> str:
+    """Put the weights of a checkpoint into the network; returns the sha256 of the file."""
+    if wanted not in ("last", "best"):
+        raise BadInput(f"checkpoint={wanted}", "there is no such choice", "auto, last or best")
+    path = folder.checkpoints / (BEST if wanted == "best" else LAST)
+    try:
+        state = load_checkpoint(path)["state_dict"]
+    except CovidSegError:
+        raise
+    except Exception as error:  # the unpickler's own: whatever it met is not weights
+        raise BadInput(path.name, "holds something other than weights", "never trust this file") from error
+    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        wrong = f"does not fit the network of config.yaml: {' '.join(str(error).split())[:200]}"
+        raise BadInput(path.name, wrong, "checkpoint and config.yaml must come from one run") from error
+    return sha256(path)

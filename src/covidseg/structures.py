@@ -1,0 +1,50 @@
+"""What a task segments: which stored labels it is trained on, which network classes make which anatomical structure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+NAMES = ("lesion", "lung")  # every structure of every task; also the suffixes of mask files
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One anatomical structure: a union of classes on the network's side, of stored labels on the reference's."""
+
+    channels: tuple[int, ...]
+    labels: tuple[int, ...]
+    tolerance_mm: float  # of the surface Dice
+
+    def in_prediction(self, classes: np.ndarray) -> np.ndarray:
+        """Boolean mask of the structure in a class map (the network's argmax)."""
+        return np.isin(classes, self.channels)
+
+    def in_reference(self, labels: np.ndarray) -> np.ndarray:
+        """Boolean mask of the structure in a stored label map (0 background, 1 lesion-free lung, 2 lesion)."""
+        return np.isin(labels, self.labels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """`conf/task/<name>.yaml`, checked. `label_to_target[stored label]` is the class the network learns for it."""
+
+    name: str
+    out_channels: int
+    label_to_target: tuple[int, ...]
+    structures: Mapping[str, Structure]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """From the `task` section of a configuration (a plain mapping or OmegaConf's)."""
+        structures = {
+            str(name): Structure(tuple(part["channels"]), tuple(part["labels"]), float(part["tolerance_mm"]))
+            for name, part in config["structures"].items()
+        }
+        return cls(str(config["name"]), int(config["out_channels"]), tuple(config["label_to_target"]), structures)
+
+    def target(self, labels: torch.Tensor) -> torch.Tensor:
+        """Training target of a stored label map of any integer type: int64, same shape, on the same device."""
+        return torch.tensor(self.label_to_target, device=labels.device)[labels.long()]

@@ -1,0 +1,129 @@
+"""What a sweep will take, said before it starts: time from measured steps, disk from the networks' sizes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from covidseg.errors import EnvironmentFault
+from covidseg.files import read_json
+from covidseg.sweep.rows import Row
+from covidseg.sweep.schedule import best_order, makespan
+from covidseg.sweep.view import duration
+
+_BYTES_PER_PARAMETER = 3 * 4  # a checkpoint holds the weights and Adam's two moments, in single precision
+_CHECKPOINTS = 4  # last, the one before it, best, and one that is being written
+_OTHER_BYTES = 30 * 2**20  # curves, cases, logs, the tracker's figures
+_GIB = 2**30
+
+
+@dataclass
+class Size:
+    """What is known of a network without training it, at its run's patch size."""
+
+    parameters: int
+    multiply_adds: int
+
+
+def network_sizes(rows: Sequence[Row]) -> list[Size | None]:
+    """The size of each row's network; None where it cannot be made.
+
+    Asked of a process of its own, so that the driver, which lives as long as the sweep, does not carry torch.
+    """
+    keys = [_network_key(row.model, row.patch_size_zyx) for row in rows]
+    asked = {
+        key: [row.model, row.patch_size_zyx] for key, row in zip(keys, rows, strict=True) if "_target_" in row.model
+    }
+    if not asked:
+        return [None] * len(rows)
+    command = [sys.executable, "-m", "covidseg.sweep.sizes"]
+    answer = subprocess.run(command, input=json.dumps(list(asked.values())), capture_output=True, text=True)
+    try:
+        sizes = dict(zip(asked, json.loads(answer.stdout.splitlines()[-1]), strict=True))
+    except (IndexError, ValueError):  # whatever is wrong with the networks, their runs will say it better
+        sizes = dict.fromkeys(asked)
+    return [Size(*sizes[key]) if sizes.get(key) else None for key in keys]
+
+
+def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
+    """Seconds that one process takes for a patch, by network and patch size, from the runs below `runs`.
+
+    Only from those on the same kind of device: a CPU's steps say nothing about a GPU's.
+    """
+    seen: dict[str, list[float]] = {}
+    for config in sorted(Path(runs).glob("*/*/*/*/config.yaml")):
+        try:
+            rate = read_json(config.with_name("status.json")).get("patches_per_second")
+            attempt = read_json(config.with_name("manifest.json"))["attempts"][-1]
+            if not rate or (attempt["device"] != "cpu") != on_gpu:
+                continue
+            cfg = OmegaConf.load(config)
+            key = _network_key(OmegaConf.to_container(cfg.model, resolve=True), list(cfg.training.patch_size_zyx))
+        except (OSError, ValueError, LookupError, OmegaConfBaseException):
+            continue  # a run that has not come so far, or one of an older version
+        seen.setdefault(key, []).append(attempt["processes"] / rate)
+    return {key: median(values) for key, values in seen.items()}
+
+
+def price(rows: Sequence[Row], sizes: Sequence[Size | None], measured: dict[str, float]) -> tuple[int, int]:
+    """Set each row's `cost`: seconds of training left, or multiply-adds in proportion to them where none was measured.
+
+    Returns how many rows were measured and how many more are scaled from these by their multiply-adds; the costs are
+    seconds when the two add up to all rows.
+    """
+    speeds = [measured.get(_network_key(row.model, row.patch_size_zyx)) for row in rows]
+    known = [(size.multiply_adds, speed) for size, speed in zip(sizes, speeds, strict=True) if size and speed]
+    per_multiply_add = median(speed / work for work, speed in known) if known else 1.0
+    scaled = 0
+    for row, size, speed in zip(rows, sizes, speeds, strict=True):
+        steps = row.max_steps - ((row.folder.status or {}).get("step") or 0)
+        if speed is None and size is not None:
+            speed = size.multiply_adds * per_multiply_add
+            scaled += bool(known)
+        row.cost = (speed or 1.0) * row.batch_size * max(steps, 1)
+    return sum(speed is not None for speed in speeds), scaled
+
+
+def expected_time(rows: Sequence[Row], measured: int, scaled: int, slots: int | None) -> str:
+    """The line about time. `slots`: devices of the pool; None for a cluster, which promises nothing."""
+    if measured + scaled < len(rows):
+        return "expected training time: unknown, no run of these networks was measured here yet"
+    source = f"measured steps of {measured} of {len(rows)} runs" + (
+        f", {scaled} scaled by multiply-adds" if scaled else ""
+    )
+    if slots is None:
+        return f"expected training time: {duration(sum(row.cost for row in rows))} of run time in all ({source})"
+    return f"expected training time: {duration(makespan(best_order(rows, slots), slots))} ({source})"
+
+
+def check_disk(rows: Sequence[Row], sizes: Sequence[Size | None], runs: Path) -> str:
+    """The line about disk. Raises EnvironmentFault when what the runs still need is more than what is free."""
+    need = 0
+    for row, size in zip(rows, sizes, strict=True):
+        full = _OTHER_BYTES + (_CHECKPOINTS * _BYTES_PER_PARAMETER * size.parameters if size else 0)
+        need += max(0, full - _bytes_below(row.folder.path))
+    there = next(folder for folder in (Path(runs).resolve(), *Path(runs).resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise EnvironmentFault(
+            "disk",
+            f"the sweep needs about {need / _GIB:.1f} GB, {free / _GIB:.1f} GB are free",
+            "free some space or put paths.runs= on another disk",
+        )
+    return f"disk: about {need / _GIB:.1f} GB more, {free / _GIB:.1f} GB free"
+
+
+def _network_key(model: dict[str, Any], patch_size_zyx: Sequence[int]) -> str:
+    return json.dumps([model, list(patch_size_zyx)], sort_keys=True)
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())

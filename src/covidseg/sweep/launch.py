@@ -1,0 +1,152 @@
+"""A sweep from its rows to its table."""
+
+import csv
+import io
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from covidseg.errors import BadInput, CovidSegError
+from covidseg.paths import EXPERIMENTS
+from covidseg.sweep.account import account
+from covidseg.sweep.driver import Executor, drive
+from covidseg.sweep.estimate import check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
+from covidseg.sweep.ledger import Ledger
+from covidseg.sweep.rows import Row, State
+from covidseg.sweep.schedule import best_order
+from covidseg.sweep.view import View
+
+
+def plan(jobs: Sequence[tuple[list[str], DictConfig]]) -> list[Row]:
+    """The rows of all (overrides, composed config).
+
+    Raises BadInput for an empty sweep (a `glob(*)` that matches nothing is silently one) and for two runs that would
+    share a folder.
+    """
+    if not jobs:
+        raise BadInput(
+            "sweep", "has no runs", "a glob(*) matched nothing: name one group, as experiments/table2=glob(*)"
+        )
+    rows: dict[Path, Row] = {}
+    for overrides, cfg in jobs:
+        row = Row.plan(overrides, cfg)
+        other = rows.setdefault(row.folder.path, row)
+        if other.overrides != row.overrides:
+            raise BadInput(
+                row.name,
+                f"two runs of this sweep would share the folder ({_only(other, row)} and {_only(row, other)})",
+                "put what differs into its name: 'row=mine-${optimizer.lr}'",
+            )
+    return list(rows.values())
+
+
+def _only(row: Row, other: Row) -> str:
+    """The overrides that `other` has not got."""
+    return " ".join(override for override in row.overrides if override not in other.overrides) or "no override"
+
+
+def group_of(rows: Sequence[Row]) -> str:
+    """What the rows are tracked and reported under: their first folder, when they share it."""
+    names = {row.name.split("/")[0] for row in rows}
+    return names.pop() if len(names) == 1 else "sweep"
+
+
+def launch(
+    rows: Sequence[Row],
+    executor: Executor,
+    cfg: DictConfig,
+    *,
+    retry_failed: bool,
+    grace_seconds: float,
+    report: bool,
+) -> None:
+    """Make what is missing of `rows`, show it, and end with the table.
+
+    `cfg`: the sweep's own config, for `paths` and `logger`. Raises CovidSegError when a run is unfinished at the end,
+    Interrupted when stopped by a signal, EnvironmentFault when the disk is too small, BadInput when it runs already.
+    """
+    group, start = group_of(rows), time.monotonic()
+    ledger = Ledger(Path(cfg.hydra.sweep.dir), group, rows)
+    view = View(rows)
+    with ledger.held():
+        for row in rows:
+            executor.fit(row)
+            row.judge(retry_failed)
+        rows = _announce(rows, executor, view, Path(cfg.paths.runs))
+        ledger.save()
+        drive(rows, executor, ledger, view, grace_seconds)
+    if executor.slots and (spent := account(rows, executor.slots, time.monotonic() - start)):
+        view.note(str(spent))
+    if report and any(row.state is State.DONE for row in rows):
+        _table(cfg, group, view)
+    _verdict(rows, group, view)
+
+
+def _announce(rows: Sequence[Row], executor: Executor, view: View, runs: Path) -> list[Row]:
+    """Say what there is to do and what it will take; returns the rows in the order in which they should start."""
+    missing = [row for row in rows if row.state is State.WAITING]
+    count = Counter(row.state for row in rows)
+    resumed = sum(row.resumes for row in missing)
+    parts = [f"{count[State.DONE]} done"] if count[State.DONE] else []
+    parts += [f"{len(missing)} to run" + (f" ({resumed} of them resumed)" if resumed else "")] if missing else []
+    parts += [f"{count[state]} {state}" for state in (State.FAILED, State.ELSEWHERE) if count[state]]
+    view.note(f"{len(rows)} runs: {', '.join(parts)}; on {executor}")
+    if missing:
+        sizes = network_sizes(missing)
+        measured = price(missing, sizes, measured_seconds_per_patch(runs, executor.on_gpu))
+        view.note(expected_time(missing, *measured, executor.slots))
+        view.note(check_disk(missing, sizes, runs))
+    for row in rows:
+        if row.state is State.FAILED:
+            view.event(row)
+    return best_order(rows, executor.slots) if executor.slots else list(rows)
+
+
+def _table(cfg: DictConfig, group: str, view: View) -> None:
+    """Write and print the group's table if it is one of the experiments', and track it. A fault here loses no run."""
+    if not (EXPERIMENTS / group).is_dir():
+        return
+    paths = [f"paths.{name}={cfg.paths[name]}" for name in ("runs", "experiments")]
+    done = subprocess.run([sys.executable, "-m", "covidseg.cli.report", f"table={group}", *paths])
+    if done.returncode:
+        view.note(f"the table could not be written (exit status {done.returncode}): python src/report.py table={group}")
+        return
+    results = Path(cfg.paths.experiments) / group / "results"
+    with open(results / "table.csv", newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    summary = Path(cfg.hydra.sweep.dir) / group
+    _track(OmegaConf.to_container(cfg.logger, resolve=True), group, lines, results, summary)
+    if list(Path(cfg.paths.runs).glob(f"{group}/*/*/*/wandb/offline-run-*")):
+        view.note(f"wandb sync {cfg.paths.runs}/{group}/*/*/*/wandb {summary}/wandb")
+
+
+def _track(options: Mapping[str, Any], group: str, lines: list[dict[str, str]], results: Path, folder: Path) -> None:
+    from covidseg.tracking import log_sweep_summary  # imports torch, which nothing before this needed
+
+    with redirect_stdout(io.StringIO()):  # its own sync line: the caller prints one for all runs
+        log_sweep_summary(options, group, lines, folder, sorted((results / "figures").glob("*.png")))
+
+
+def _verdict(rows: Sequence[Row], group: str, view: View) -> None:
+    """Name what is unfinished, by an error whose exit status a script can see."""
+    unfinished = [row for row in rows if row.state is not State.DONE]
+    if not unfinished:
+        view.note(f"{group}: all {len(rows)} runs are done")
+        return
+    for row in unfinished:
+        view.event(row)
+    count = Counter(row.state for row in unfinished)
+    counted = ", ".join(f"{number} {state}" for state, number in count.items())
+    raise CovidSegError(
+        group,
+        f"{len(unfinished)} of {len(rows)} runs are unfinished ({counted})",
+        "the same command goes on"
+        + ("; with hydra.launcher.retry_failed=true also with the failed ones" if count[State.FAILED] else ""),
+    )

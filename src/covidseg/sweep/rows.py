@@ -1,0 +1,121 @@
+"""One row of a sweep: the run that a list of overrides stands for, and what its folder says about it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from covidseg.errors import BadInput
+from covidseg.runs import RunFolder, config_hash, run_dir
+
+# How a run was started is no part of the run: a row's config, and so its hash, is that of the same single run.
+_NOT_THE_RUNS = ("hydra", "hydra/", "hydra.", "launcher", "sweep")
+
+
+class State(StrEnum):
+    """Where a row stands; DONE is the only one that needs nothing more."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"  # a cluster has it
+    RUNNING = "running"
+    ELSEWHERE = "running elsewhere"  # another process holds the run's lock
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # resumes the next time
+
+
+@dataclass
+class Row:
+    """A run to be made. Its folder follows from its config and not from a job number: any sweep finds it again."""
+
+    overrides: list[str]
+    folder: RunFolder
+    name: str  # the folder below `runs`: table2/fv/lesion/seed0
+    hash: str
+    devices: int  # per node; -1 for all, until the pool puts its number
+    nodes: int
+    max_steps: int
+    batch_size: int  # per process
+    model: dict[str, Any]
+    patch_size_zyx: list[int]
+    cost: float = 1.0  # expected seconds, or in proportion to them
+    state: State = State.WAITING
+    reason: str = ""
+    placed_on: list[str] = field(default_factory=list)
+    started: float = 0.0  # epoch seconds of this sweep's attempt
+    seconds: float = 0.0  # wall time of that attempt
+
+    @classmethod
+    def plan(cls, overrides: list[str], cfg: DictConfig) -> "Row":
+        """The row of a composed job config. Raises BadInput where `trainer.devices` cannot be given out by a pool."""
+        path = run_dir(cfg)
+        return cls(
+            overrides=[override for override in overrides if not _starts_the_run(override)],
+            folder=RunFolder(path),
+            name=Path(path).relative_to(cfg.paths.runs).as_posix(),
+            hash=config_hash(cfg),
+            devices=_count(cfg.trainer.devices),
+            nodes=int(cfg.trainer.num_nodes),
+            max_steps=int(cfg.training.max_steps),
+            batch_size=int(cfg.training.batch_size),
+            model=OmegaConf.to_container(cfg.model, resolve=True),
+            patch_size_zyx=list(cfg.training.patch_size_zyx),
+        )
+
+    def judge(self, retry_failed: bool = False) -> None:
+        """Set `state` and `reason` from what lies in the run's folder, before anything is started."""
+        self.state, self.reason = judged(self.folder, self.hash, retry_failed)
+
+    @property
+    def patches_per_step(self) -> int:
+        """Over all processes of the run."""
+        return self.batch_size * self.devices * self.nodes
+
+    def wrote_status(self) -> bool:
+        """Whether this sweep's attempt got as far as to write `status.json`."""
+        path = self.folder.path / "status.json"
+        return path.exists() and path.stat().st_mtime >= self.started
+
+    @property
+    def resumes(self) -> bool:
+        """Whether steps of this run lie in its folder already."""
+        return bool((self.folder.status or {}).get("step"))
+
+
+def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> tuple[State, str]:
+    """What a folder says of the run with this config hash, and why; `retry_failed`: a failed one may start again."""
+    status = folder.status or {}
+    if folder.config_hash not in (None, wanted_hash):
+        return (
+            State.FAILED,
+            "the folder holds a run of another configuration: choose another name= or row=, or remove it",
+        )
+    if folder.is_finished:
+        return State.DONE, ""
+    if folder.is_locked():
+        return State.ELSEWHERE, f"process {status.get('pid', '?')}"
+    if status.get("state") == "failed" and not retry_failed:
+        return State.FAILED, status.get("reason") or "no reason was left"
+    return State.WAITING, ""
+
+
+def _starts_the_run(override: str) -> bool:
+    key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+    return key in _NOT_THE_RUNS or key.startswith(("hydra.", "hydra/"))
+
+
+def _count(devices: object) -> int:
+    """How many devices `trainer.devices` asks for; -1 for all there are."""
+    if devices == "auto":
+        return -1
+    try:
+        count = int(str(devices))
+    except ValueError:
+        raise BadInput(
+            "trainer.devices", f"{devices} names devices, which a sweep gives out itself", "write how many a run takes"
+        ) from None
+    if count < -1 or count == 0:
+        raise BadInput("trainer.devices", f"{count} is no number of devices", "1 or more, or -1 for all of the pool")
+    return count

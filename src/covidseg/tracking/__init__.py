@@ -1,0 +1,164 @@
+"""Following a run: curves in its own folder always, Weights & Biases when asked for. Neither can change a training.
+
+loggers = make_loggers(cfg, run_dir)
+trainer = pl.Trainer(logger=loggers, callbacks=callbacks(cfg, run_dir))
+...
+finish(loggers, case_rows, metrics, status="finished")
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from covidseg.files import read_json, write_json
+from covidseg.tracking.callback import SaveCurves, ValidationOverlays
+from covidseg.tracking.curves import CurvesCSV
+from covidseg.tracking.scrub import scrubbed
+from covidseg.tracking.wandb_run import WandbTracker, sync_command
+
+__all__ = [
+    "CurvesCSV",
+    "ValidationOverlays",
+    "WandbTracker",
+    "callbacks",
+    "finish",
+    "log_manifest",
+    "log_sweep_summary",
+    "make_loggers",
+    "scrubbed",
+    "sync_command",
+]
+
+SWEEP_VARIABLE = "COVIDSEG_SWEEP"  # set for the children of a sweep: the group that they share
+_EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
+
+
+def make_loggers(cfg: DictConfig, folder: Any) -> list[Logger]:
+    """The loggers of a run: `metrics.csv` always, W&B where `cfg.logger.backend` says so.
+
+    `folder` is the run's path or its `RunFolder`. Made on every rank, they work on rank zero, and start on first use.
+    """
+    run_dir = Path(getattr(folder, "path", folder))
+    loggers: list[Logger] = [CurvesCSV(run_dir)]
+    if cfg.logger.backend == "wandb":
+        loggers.append(_tracker(cfg, run_dir))
+    return loggers
+
+
+def callbacks(cfg: DictConfig) -> list[pl.Callback]:
+    """What goes into the Trainer with `make_loggers`."""
+    if cfg.logger.backend != "wandb":
+        return [SaveCurves()]
+    classes = {1: "lung", 2: "lesion"} if cfg.task.name == "joint" else {1: str(cfg.task.name)}
+    return [SaveCurves(), ValidationOverlays(cfg.logger.overlays, classes)]
+
+
+def log_manifest(loggers: Sequence[Logger], manifest: Mapping[str, Any]) -> None:
+    """Add the manifest (commit, versions, devices, data hash, parameters) to the tracked config, scrubbed."""
+    for tracker in _trackers(loggers):
+        tracker.update_config({"manifest": scrubbed(manifest)})
+
+
+def finish(
+    loggers: Sequence[Logger],
+    rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    status: str,
+) -> None:
+    """Log what a run ended with and close it, in bounded time.
+
+    `rows` are the lines of cases.csv and `metrics` the content of metrics.json, both empty if the run did not get
+    there. `status` is `finished`, `failed` (so marked in W&B) or `interrupted` (preempted in W&B: it will go on). A
+    finished run's best checkpoint, or its last where there is no best one, becomes an artifact. Prints the `wandb sync`
+    line of an offline run.
+    """
+    for logger in loggers:
+        logger.finalize("success" if status == "finished" else "failed")
+    numbers = {name.removeprefix("sets/"): value for name, value in _flat(scrubbed(metrics))}
+    for tracker in _trackers(loggers):
+        tracker.summarise(numbers)
+        tracker.log_table("cases", rows)
+        checkpoints = [Path(tracker.save_dir) / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+        if status == "finished" and (found := [path for path in checkpoints if path.exists()]):
+            tracker.log_artifact(found[0], numbers)
+        tracker.close(_EXIT_CODES[status], preempted=status == "interrupted")
+
+
+def log_sweep_summary(
+    options: Mapping[str, Any],
+    group: str,
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path | str,
+    figures: Sequence[Path] = (),
+) -> None:
+    """A W&B run of its own that holds a sweep's table; a later call for the same `folder` updates it.
+
+    `options` is the `logger` config group (nothing happens for another backend than wandb), `rows` the flat lines of
+    the table, `figures` PNG files.
+    """
+    if options["backend"] != "wandb":
+        return
+    tracker = WandbTracker(
+        dict(options) | {"group": group, "job_type": "summary"},
+        folder,
+        run_id=_run_id(Path(folder), f"{group}/summary"),
+        identity=f"{group}/summary",
+        tags=[group, "summary"],
+        config={"table": group},
+    )
+    tracker.log_table("table", rows)
+    tracker.log_figures({f"figures/{Path(figure).stem}": Path(figure) for figure in figures})
+    tracker.close(0)
+
+
+def _tracker(cfg: DictConfig, run_dir: Path) -> WandbTracker:
+    table, row, task, seed = run_dir.parts[-4:]
+    identity = f"{row}/{task}/{seed}"
+    group = os.environ.get(SWEEP_VARIABLE) or cfg.logger.group
+    config = {key: value for key, value in scrubbed(cfg).items() if key not in ("hydra", "logger")}
+    return WandbTracker(
+        dict(cfg.logger) | {"group": group},
+        run_dir,
+        run_id=_run_id(run_dir, f"{table}/{identity}", config),
+        identity=identity,
+        tags=[table, row, task, *seed.split("-"), *cfg.logger.tags],
+        config=config | {"table": table, "row": row},
+    )
+
+
+@rank_zero_only
+def _run_id(folder: Path, identity: str, config: Mapping[str, Any] | None = None) -> str:
+    """The folder's W&B id: made once from its identity, config and a nonce, and kept in tracking.json for resumed runs.
+
+    Why the nonce: a run started over in an emptied folder, or by a colleague in the same project, has the same identity
+    and config, and must not be appended to the other one's curves.
+    """
+    path = folder / "tracking.json"
+    try:
+        return str(read_json(path)["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        made_of = json.dumps([identity, config, uuid.uuid4().hex], sort_keys=True, default=str)
+        run_id = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+        write_json(path, {"identity": identity, "run_id": run_id})
+        return run_id
+
+
+def _trackers(loggers: Sequence[Logger]) -> list[WandbTracker]:
+    return [logger for logger in loggers if isinstance(logger, WandbTracker)]
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,263 @@
+"""One run of the suite as one Weights & Biases run: online or offline, continued when resumed, failed when it fails.
+
+wandb is told to keep to what it is given and to the load of the devices: no console capture, no code, no git remote, no
+command line, no description of the machine, and folders relative to the working directory (which must stay the same
+while wandb's service runs, as it does where each run has its own process). Host names, user names and paths therefore
+never enter its files.
+"""
+
+import contextlib
+import netrc
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from covidseg.tracking.guard import Guarded, guarded
+
+_TAG_LENGTH = 64  # the server refuses longer ones
+
+
+class WandbTracker(Guarded, Logger):
+    """Lightning logger over one W&B run that starts on first use, lives in `<folder>/wandb` and never raises.
+
+    `options` is the `logger` config group; `identity` is what the run is called; `run_id` stays the same over resumes.
+    """
+
+    what = "Weights & Biases"
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        folder: Path | str,
+        *,
+        run_id: str,
+        identity: str,
+        tags: Sequence[str],
+        config: Mapping[str, Any],
+    ):
+        super().__init__()
+        self._options, self._folder = options, Path(folder)
+        self._run_id, self._identity = run_id, identity
+        self._tags, self._config = [tag[:_TAG_LENGTH] for tag in dict.fromkeys(tags)], dict(config)
+        self._run = None
+        self.online = False
+
+    @property
+    def name(self) -> str:
+        return self._options["project"]
+
+    @property
+    def version(self) -> str:
+        return self._run_id
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._folder)
+
+    @property
+    def experiment(self) -> Any:
+        """The `wandb.Run`, started if need be; None on other ranks and after tracking has stopped."""
+        return self.start()
+
+    @rank_zero_only
+    @guarded
+    def start(self) -> Any:
+        """Start or continue the W&B run; a server that does not answer in `timeout_s` turns it into an offline one."""
+        if self._run is None:
+            mode = chosen_mode(self._options["mode"])
+            if mode == "online":
+                try:
+                    self._run, self.online = self._init("online"), True
+                except Exception as error:
+                    rank_zero_warn(f"{self.what}: the server cannot be used ({type(error).__name__}); tracking offline")
+                    _end_service()
+            if self._run is None and mode != "disabled":
+                self._run = self._init("offline")
+            if self._run is None:
+                self.alive = False
+        return self._run
+
+    @rank_zero_only
+    @guarded
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if run := self.start():
+            run.log(dict(metrics), step=step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the scrubbed configuration goes in when the run starts."""
+
+    @rank_zero_only
+    @guarded
+    def update_config(self, values: Mapping[str, Any]) -> None:
+        """Add facts that were not known at the start (hardware, parameters); `values` must be scrubbed."""
+        if run := self.start():
+            run.config.update(dict(values), allow_val_change=True)
+
+    @rank_zero_only
+    @guarded
+    def log_images(self, images: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Pictures by key, at the step being logged.
+
+        A picture has `pixels` (y, x) uint8, a `caption`, and `masks` {name: ((y, x) uint8 label map, {value: label})}.
+        """
+        if run := self.start():
+            import wandb
+
+            drawn = {key: [_image(wandb, picture) for picture in pictures] for key, pictures in images.items()}
+            run.log(drawn, commit=False)  # the metrics of the same step are still to come
+
+    @rank_zero_only
+    @guarded
+    def log_figures(self, images: Mapping[str, Path]) -> None:
+        """PNG files by key."""
+        if run := self.start():
+            import wandb
+
+            run.log({key: wandb.Image(os.path.relpath(path)) for key, path in images.items()}, commit=False)
+
+    @rank_zero_only
+    @guarded
+    def log_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """`rows` as a W&B table; the columns are the first row's keys."""
+        if (run := self.start()) and rows:
+            import wandb
+
+            columns = list(rows[0])
+            data = [[row.get(column) for column in columns] for row in rows]
+            run.log({key: wandb.Table(columns=columns, data=data)}, commit=False)
+
+    @rank_zero_only
+    @guarded
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Set the run's summary (the columns of W&B's run table)."""
+        if run := self.start():
+            run.summary.update(dict(values))
+
+    @rank_zero_only
+    @guarded
+    def log_artifact(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
+        """Upload (or, offline, register) a file as a model artifact named after the run."""
+        if run := self.start():
+            import wandb
+
+            name = "-".join(self._identity.split("/"))[:120]
+            artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
+            artifact.add_file(os.path.relpath(path), name=Path(path).name, policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
+
+    @rank_zero_only
+    def close(self, exit_code: int, preempted: bool = False) -> None:
+        """Finish the W&B run within `timeout_s`, and print the line that uploads what is still only here."""
+        run = self.start() or self._run  # a run that fails before it logs anything is still to be seen as failed
+        if run is None:
+            return
+        sent = self.online and self.alive
+        try:
+            if preempted:
+                run.mark_preempting()
+            run.finish(exit_code=exit_code)
+        except Exception as error:
+            sent = False
+            self.give_up(error)
+            _end_service()
+        self._run, self.alive = None, False
+        if not sent:
+            print(sync_command(self._folder / "wandb", self.online), flush=True)
+
+    def _init(self, mode: str) -> Any:
+        import wandb
+
+        folder = Path(os.path.relpath(self._folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        _use_writable_places()
+        return wandb.init(
+            project=self._options["project"],
+            entity=self._options["entity"],
+            group=self._options["group"],
+            id=self._run_id,
+            name=self._identity,
+            job_type=self._options["job_type"],
+            tags=self._tags,
+            config=self._config,
+            dir=str(folder),
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(mode=mode, **_settings(self._options["timeout_s"])),
+        )
+
+
+def chosen_mode(mode: str) -> str:
+    """online, offline or disabled: WANDB_MODE wins, and without a key `auto` and `online` mean offline."""
+    if asked := os.environ.get("WANDB_MODE"):
+        mode = asked if asked in ("offline", "disabled") else mode
+    return "offline" if mode in ("auto", "online") and not has_key() else ("online" if mode == "auto" else mode)
+
+
+def has_key() -> bool:
+    """Whether credentials for the W&B server are at hand: in the environment, or in netrc under the server's name."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    import wandb
+
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname
+    candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
+    for candidate in candidates:
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            if netrc.netrc(os.path.expanduser(candidate)).authenticators(host):
+                return True
+    return False
+
+
+def sync_command(folder: Path | str, online: bool = False) -> str:
+    """The shell line that uploads everything tracked below a `wandb` folder, resumed parts in their order.
+
+    `online`: also what was begun online and did not get through.
+    """
+    return f"wandb sync {'--include-online ' if online else ''}{shlex.quote(os.path.relpath(folder))}"
+
+
+def _settings(timeout_s: float) -> dict[str, Any]:
+    return {
+        "init_timeout": timeout_s,
+        "finish_timeout": timeout_s,
+        "finish_timeout_raises": True,
+        "login_timeout": timeout_s,
+        "console": "off",
+        "silent": True,
+        "save_code": False,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "program": "train.py",
+        "host": "",
+        "symlink": False,
+        "x_disable_meta": True,
+        "x_save_requirements": False,
+    }
+
+
+def _end_service() -> None:
+    """End wandb's service: a run that could not start would keep its id in use, a broken one would complain at exit."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown(exit_code=1)
+
+
+def _use_writable_places() -> None:
+    """Give wandb a place for its staging and caches when the home folder cannot be written, as on many clusters."""
+    if not os.access(Path.home(), os.W_OK):
+        for place in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ.setdefault(place, str(Path(tempfile.gettempdir()) / f"wandb-{os.getuid()}"))
+
+
+def _image(wandb: Any, picture: Mapping[str, Any]) -> Any:
+    masks = {name: {"mask_data": values, "class_labels": labels} for name, (values, labels) in picture["masks"].items()}
+    return wandb.Image(picture["pixels"], masks=masks, caption=picture["caption"])

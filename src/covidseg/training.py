@@ -1,0 +1,225 @@
+"""One run, from its configuration to its results: prepare, fit, evaluate, write."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from covidseg import manifest, processes, tracking
+from covidseg.assembly import build_task, check, make_trainer
+from covidseg.callbacks import Boundary
+from covidseg.checkpoints import to_resume
+from covidseg.cli.evaluate import case_progress
+from covidseg.data.datamodule import CTDataModule
+from covidseg.data.prepare import prepare
+from covidseg.data.store import PreparedCase, PreparedDataset
+from covidseg.errors import BadInput, EnvironmentFault, Interrupted
+from covidseg.evaluation import evaluate_cases, summarise_sets, summary_table, write_results
+from covidseg.nets.cost import network_cost
+from covidseg.progress import Pulse
+from covidseg.runs import RunFolder, config_hash, plain, run_dir
+from covidseg.segmenter import load
+from covidseg.signals import StopRequest, agreed
+from covidseg.slices import keeping_slices
+from covidseg.task import SegmentationTask
+
+
+def train(cfg: DictConfig) -> dict[str, Any] | None:
+    """Do what is missing of the run that `cfg` describes; returns the content of metrics.json, None if nothing was.
+
+    A finished run is left alone, an unfinished one goes on from its last checkpoint. Raises `BadInput` where the
+    configuration, the data or the folder do not allow that, and `Interrupted` after a signal, once the state is saved.
+    """
+    check(cfg)
+    _quieten_lightning()
+    folder = RunFolder(run_dir(cfg))
+    if processes.rank():
+        return _run(cfg, folder)
+    with folder.lock():
+        folder.claim(cfg)
+        if folder.is_finished:
+            print(f"{folder} is finished: nothing to do")
+            return None
+        with _ending_on_record(folder):
+            return _run(cfg, folder)
+
+
+def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
+    processes.follow_parent()
+    dataset = _open_data(cfg)
+    training = plain(cfg)["training"]
+    data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed)
+    if cfg.training.evaluate == "best" and not data.sets["validation"]:
+        raise BadInput("training.evaluate=best", f"{dataset.name} has no validation case", "set it to last")
+    with StopRequest().installed() as stop:
+        task = build_task(cfg, stop)
+        checkpoint = _checkpoint(cfg, folder, task)
+        loggers = tracking.make_loggers(cfg, folder)
+        boundary = Boundary(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
+        pulse = Pulse(
+            folder, training["max_steps"], training["batch_size"], training["log_every"], cfg.trainer.progress
+        )
+        trainer = make_trainer(cfg, folder, loggers, [boundary, pulse, *tracking.callbacks(cfg)])
+        if not data.sets["validation"]:
+            trainer.limit_val_batches = 0
+        with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
+            facts = _record(cfg, folder, dataset, data, trainer)
+            tracking.log_manifest(loggers, facts)
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+            rows = _evaluate(folder, data, trainer, stop)
+            if processes.rank():
+                return None
+            extra = {
+                "train": {
+                    "seconds": round(pulse.seconds, 1),
+                    "steps": training["max_steps"],
+                    "patches_per_second": round(pulse.patches_per_second, 2),
+                },
+                "parameters": facts["parameters"],
+                "multiply_adds": facts["multiply_adds"],
+            }
+            tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished")
+            folder.write_status("finished", step=training["max_steps"])
+            metrics = write_results(folder.path, rows, extra)
+            Console(soft_wrap=True, highlight=False).print(summary_table(metrics["sets"]))
+            return metrics
+
+
+def _open_data(cfg: DictConfig) -> PreparedDataset:
+    if folder := processes.announced():
+        return PreparedDataset.open(folder)
+    dataset = prepare(cfg.data, cfg.paths)
+    processes.announce(str(Path(dataset.folder).absolute()))
+    return dataset
+
+
+def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> Path | None:
+    """The checkpoint to go on from, said aloud; None: start at step 0."""
+    found = to_resume(folder.checkpoints)
+    if found is None:
+        if cfg.resume == "require":
+            raise BadInput(str(folder), "there is no checkpoint to resume from", "resume=auto starts from scratch")
+        return None
+    path, content, passed_over = found
+    step = content["global_step"]
+    if cfg.resume == "never":
+        raise BadInput(str(folder), f"holds a run at step {step}", "resume=auto goes on; or choose another row=")
+    ours, theirs = task.state_dict(), content["state_dict"]
+    if odd := [name for name in sorted(ours.keys() ^ theirs.keys())] or [
+        name for name in ours if ours[name].shape != theirs[name].shape
+    ]:
+        wrong = f"does not fit the network: {', '.join(odd[:3])} and {len(odd) - 3} more" if odd[3:] else str(odd)
+        raise BadInput(path.name, wrong, "the code changed since it was written: check out the manifest's commit")
+    if not processes.rank():
+        if passed_over:
+            print(passed_over)
+        print(f"{folder}: resuming from {path.name} at step {step}, configuration {config_hash(cfg)}")
+    return path
+
+
+def _record(
+    cfg: DictConfig, folder: RunFolder, dataset: PreparedDataset, data: CTDataModule, trainer: pl.Trainer
+) -> dict[str, Any]:
+    """manifest.json, written by the first process; what it says is known on all."""
+    parameters, multiply_adds = network_cost(cfg.model, cfg.training.patch_size_zyx)
+    run = {
+        "config_hash": config_hash(cfg),
+        "data": {"name": dataset.name, "hash": dataset.hash},
+        "cases": {"train": len(data.train_cases), **{name: len(cases) for name, cases in data.sets.items()}},
+        "left_out": data.left_out,  # training cases without a mask of each structure
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+    }
+    attempt = {
+        **manifest.devices(trainer.strategy.root_device, trainer.world_size),
+        "precision": trainer.precision,
+        "effective_batch_size": cfg.training.batch_size * trainer.world_size,
+    }
+    if processes.rank():
+        return run
+    print(
+        f"{folder}: {dataset.name}, {run['cases']['train']} training cases; {parameters / 1e6:.2f} M parameters; "
+        f"{attempt['processes']} x {attempt['device']}, {attempt['precision']}, batch {attempt['effective_batch_size']}"
+    )
+    return manifest.record(folder.path, run, attempt)
+
+
+def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: StopRequest) -> list[dict[str, Any]]:
+    """Scores on the held-out sets with the weights that `training.evaluate` names, each case on one process."""
+    device = trainer.strategy.root_device
+    segmenter = load(folder.path, device=str(device))
+
+    def segment(case: PreparedCase) -> np.ndarray:
+        if stop.signum:  # what comes now is thrown away below, on all processes
+            return np.zeros(case.grid.native.shape_zyx, np.uint8)
+        return segmenter.segment_prepared(case)
+
+    sets = {name: data.sets[name] for name in ("test", "external") if data.sets[name]}
+    sets = sets or {"validation": data.sets["validation"]}
+    console = Console(soft_wrap=True, highlight=False, quiet=processes.rank() > 0)
+    with case_progress(console, sets) as progress:
+        rows = evaluate_cases(
+            keeping_slices(segment, folder.path, segmenter.task, sets), sets, segmenter.task, progress
+        )
+    if word := agreed(stop.signum, device):
+        raise Interrupted("run", f"stopped by signal {word} while evaluating", "the same command evaluates again", word)
+    return rows
+
+
+def _quieten_lightning() -> None:
+    """Lightning's notices name nothing that this suite's own lines do not; its warnings and errors stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True")  # scores come from the rows of all processes already
+
+
+@contextmanager
+def _ending_on_record(folder: RunFolder) -> Iterator[None]:
+    """status.json says how the run ended, unless the process is killed."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        folder.write_status("interrupted", reason="stopped before the first step")
+        raise Interrupted("run", "stopped before the first step", "the same command starts it", SIGINT) from error
+    except Interrupted as error:
+        folder.write_status("interrupted", reason=str(error))
+        raise
+    except BaseException as error:
+        folder.write_status("failed", reason=" ".join(str(error).split()) or type(error).__name__)
+        raise
+
+
+@contextmanager
+def _ending_tracked(loggers: Sequence[Any]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        tracking.finish(loggers, [], {}, "interrupted" if isinstance(error, Interrupted) else "failed")
+        raise
+
+
+@contextmanager
+def _memory_explained(cfg: DictConfig) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        free = f", {torch.cuda.mem_get_info()[0] / 2**30:.1f} GiB free" if torch.cuda.is_available() else ""
+        size = " x ".join(map(str, cfg.training.patch_size_zyx))
+        raise EnvironmentFault(
+            "memory",
+            f"exhausted by {cfg.training.batch_size} patches of {size} a process{free}",
+            "set model.checkpoint_activations=true, or lower training.batch_size or model.width",
+        ) from error

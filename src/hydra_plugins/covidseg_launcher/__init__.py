@@ -1,0 +1,106 @@
+"""Hydra launchers `pool` and `slurm`: one fresh process per run of a multirun.
+
+Hydra's own launcher runs a multirun's jobs one after the other in one interpreter. With Lightning's DDP each rank then
+repeats the whole multirun, and jobs of different `trainer.devices` train on a part of their data without a word. Hydra
+imports this module at the start of every program: keep torch out of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import MISSING, DictConfig, open_dict
+
+
+@dataclass
+class SweepOptions:
+    """What every sweep has. The values, with what they mean, are in conf/launcher/*.yaml."""
+
+    _target_: str = MISSING
+    retry_failed: bool = MISSING
+    grace_seconds: float = MISSING
+    report: bool = MISSING
+
+
+@dataclass
+class PoolOptions(SweepOptions):
+    """conf/launcher/pool.yaml"""
+
+    _target_: str = "hydra_plugins.covidseg_launcher.PoolLauncher"
+    devices: Any = MISSING
+    slots: Any = MISSING
+
+
+@dataclass
+class SlurmOptions(SweepOptions):
+    """conf/launcher/slurm.yaml"""
+
+    _target_: str = "hydra_plugins.covidseg_launcher.SlurmLauncher"
+    partition: str | None = MISSING
+    account: str | None = MISSING
+    time: str = MISSING
+    cpus_per_task: int = MISSING
+    mem: str | None = MISSING
+    gres: str | None = MISSING
+    extra: list[str] = MISSING
+    setup: list[str] = MISSING
+    signal_seconds: int = MISSING
+    poll_seconds: float = MISSING
+    unreachable_seconds: float = MISSING
+    max_jobs: int = MISSING
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolOptions, provider="covidseg")
+ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmOptions, provider="covidseg")
+
+
+class _SweepLauncher(Launcher):
+    def __init__(self, retry_failed: bool, grace_seconds: float, report: bool, **options: Any):
+        self.common = {"retry_failed": retry_failed, "grace_seconds": grace_seconds, "report": report}
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs. Raises CovidSegError while any is unfinished."""
+        from covidseg.sweep.launch import launch, plan
+
+        setup_globals()
+        jobs = [(list(overrides), self._compose(overrides)) for overrides in job_overrides]
+        rows = plan(jobs)
+        with open_dict(self.config):
+            launch(rows, self.executor(rows, jobs[0][1]), self.config, **self.common)
+        return [JobReturn(overrides=o, cfg=cfg, status=JobStatus.COMPLETED, _return_value=None) for o, cfg in jobs]
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+
+    def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
+        """Where the rows run."""
+        raise NotImplementedError
+
+
+class PoolLauncher(_SweepLauncher):
+    """Each run on the next free device(s) of this machine."""
+
+    def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
+        from covidseg.sweep.launch import group_of
+        from covidseg.sweep.pool import LocalPool, find_devices
+
+        ids, on_gpu = find_devices(**self.options, on_cpu=cfg.trainer.accelerator == "cpu")
+        return LocalPool(ids, on_gpu, group_of(rows))
+
+
+class SlurmLauncher(_SweepLauncher):
+    """Each run a job of the cluster."""
+
+    def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
+        from covidseg.sweep.launch import group_of
+        from covidseg.sweep.slurm import Cluster, ClusterOptions
+
+        return Cluster(ClusterOptions(**self.options), group_of(rows))

@@ -1,0 +1,180 @@
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from covidseg.segmenter import load
+
+SPLITS = {"c0": "train", "c1": "train", "c2": "validation", "c3": "test", "c4": "test", "c5": "test"}
+
+
+@pytest.fixture
+def evaluate(monkeypatch, capsys, tmp_path):
+    """Run the command in this process and in `tmp_path`; returns (exit status, stdout, stderr)."""
+    from covidseg.cli.evaluate import main
+
+    def run(*arguments, **options):
+        options = {"paths.data": tmp_path / "data", **options}
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, *(f"{k}={v}" for k, v in options.items())])
+        monkeypatch.chdir(tmp_path)
+        try:
+            main()
+            status = 0
+        except SystemExit as leave:
+            status = leave.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path, write_scan):
+    """Options of a small data set in folders: six cases, c5 of another site, c4 without a lesion."""
+    root = tmp_path / "raw"
+    for folder in ("lesions", "lungs"):
+        (root / folder).mkdir(parents=True)
+    for number, case in enumerate(SPLITS):
+        hu, scan = write_scan(root / f"images/{case}.nii.gz", seed=number)
+        lung = np.zeros(hu.shape, bool)
+        lung[3:17, 12:28, 8:18] = lung[3:17, 12:28, 27:36] = True
+        lesion = np.zeros(hu.shape, bool)
+        lesion[5:10, 20:26, 9 : 13 + number] = case != "c4"
+        for folder, mask in (("lesions", lesion), ("lungs", lung)):
+            image = sitk.GetImageFromArray(mask.astype(np.uint8))
+            image.CopyInformation(scan)
+            sitk.WriteImage(image, str(root / folder / f"{case}.nii.gz"))
+    lines = [f"{case},p{case},{'B' if case == 'c5' else 'A'},{split}" for case, split in SPLITS.items()]
+    (root / "cases.csv").write_text("\n".join(["case,patient,site,split", *lines]) + "\n")
+    return {
+        "data": "folder",
+        "data.root": root,
+        "data.may_be_empty": "true",
+        "data.splits.external_sites": "[B]",
+        "data.workers": 0,
+    }
+
+
+def _rows(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def masks(tmp_path, data):
+    """A folder of predictions: the references of the test sets, under the names of `predict`."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for case in ("c3", "c4", "c5"):
+        for name in ("lesion", "lung"):
+            image = sitk.ReadImage(str(data["data.root"] / f"{name}s/{case}.nii.gz"))
+            sitk.WriteImage(image, str(folder / f"{case}_{name}.nii.gz"))
+    return folder
+
+
+def test_a_run_is_scored_on_its_test_sets(evaluate, make_run, data, tmp_path):
+    run = make_run("joint")
+    status, out, err = evaluate(run=run, **data)
+    assert status == 0, err
+    (folder,) = (run / "evaluation").iterdir()
+    rows = _rows(folder / "cases.csv")
+    assert [(row["set"], row["case"], row["structure"]) for row in rows] == [
+        (name, case, structure)
+        for name, case in (("test", "c3"), ("test", "c4"), ("external", "c5"))
+        for structure in ("lesion", "lung")
+    ]
+    segmenter = load(run)
+    for row in rows:  # against SimpleITK, from the masks that `predict` would write
+        labels = sitk.GetArrayFromImage(segmenter.predict(data["data.root"] / f"images/{row['case']}.nii.gz"))
+        mask = labels == 2 if row["structure"] == "lesion" else labels > 0
+        lesion, lung = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(data["data.root"] / f"{name}/{row['case']}.nii.gz"))) > 0
+            for name in ("lesions", "lungs")
+        )
+        reference = lesion if row["structure"] == "lesion" else lung | lesion
+        assert int(row["tp"]) == (mask & reference).sum()
+        if mask.any() or reference.any():
+            expected = 2 * (mask & reference).sum() / (mask.sum() + reference.sum())
+            assert float(row["dice"]) == pytest.approx(expected)
+        else:
+            assert "both masks empty" in row["undefined"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["sets"]["test"]["lesion"]["n_empty_reference"] == 1
+    assert metrics["run"] == "/".join(run.parts[-4:])
+    assert metrics["checkpoint_sha256"] == segmenter.checkpoint_sha256
+    assert "s per case" in out
+    assert "test, lesion: 2 cases, " in out and "1 empty references" in out
+
+
+def test_a_run_defaults_to_the_data_it_was_trained_on(evaluate, make_run, data):
+    options = {key: f"'{value}'" if key == "data.root" else value for key, value in data.items() if key != "data"}
+    run = make_run("lesion", data="folder", **options)
+    status, _, err = evaluate(run=run, sets="validation")
+    assert status == 0, err
+    (folder,) = (run / "evaluation").iterdir()
+    assert [row["case"] for row in _rows(folder / "cases.csv")] == ["c2"]
+
+
+def test_perfect_masks_score_one_and_the_healthy_case_is_counted(evaluate, masks, data, tmp_path):
+    status, _, err = evaluate(predictions=masks, task="joint", output=tmp_path / "out", **data)
+    assert status == 0, err
+    rows = _rows(tmp_path / "out/cases.csv")
+    assert len(rows) == 6
+    for row in rows:
+        healthy = (row["case"], row["structure"]) == ("c4", "lesion")
+        assert row["dice"] == ("" if healthy else "1.0")
+        assert row["nsd"] == ("" if healthy else "1.0")
+    sets = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]
+    assert (sets["test"]["lesion"]["n"], sets["test"]["lesion"]["dice"]["n"]) == (2, 1)
+
+
+def test_missing_and_extra_masks_are_errors(evaluate, masks, data, tmp_path):
+    """S1-17, J6: scoring only the cases that have a prediction flatters it."""
+    options = {"predictions": masks, "task": "lesion", "output": tmp_path / "out", **data}
+    assert evaluate(**options)[0] == 0
+    mask = masks / "c3_lesion.nii.gz"
+    content = mask.read_bytes()
+    mask.unlink()
+    status, _, err = evaluate(**options)
+    assert status == 2 and "1 masks are missing: c3_lesion" in err
+    mask.write_bytes(content)
+    (masks / "c9_lesion.nii.gz").write_bytes(content)
+    status, _, err = evaluate(**options)
+    assert status == 2 and "1 masks belong to no case: c9_lesion.nii.gz" in err
+    (masks / "c9_lesion.nii.gz").rename(masks / "c3.nii.gz")
+    status, _, err = evaluate(**options)
+    assert status == 2 and "are both for case c3" in err
+
+
+def test_a_mask_on_another_grid_is_refused(evaluate, masks, data, tmp_path):
+    path = masks / "c3_lesion.nii.gz"
+    image = sitk.ReadImage(str(path))
+    image.SetOrigin((0, 0, 0))
+    sitk.WriteImage(image, str(path))
+    status, _, err = evaluate(predictions=masks, task="lesion", **data)
+    assert status == 2 and "c3_lesion.nii.gz" in err and err.count("\n") == 1
+
+
+def test_mistakes_on_the_command_line_are_one_line(evaluate, make_run, masks, data, tmp_path):
+    run = make_run("lesion")
+    for options, message in (
+        ({}, "give a run or a folder of predictions"),
+        ({"run": run, "predictions": masks}, "give a run or a folder of predictions"),
+        ({"run": run, "task": "lung", **data}, "task: is fixed by the run"),
+        ({"predictions": masks}, "add task=... and data=..."),
+        ({"predictions": tmp_path / "nowhere", "task": "lesion", **data}, "is no folder"),
+        ({"run": run, "sets": "tset", **data}, "sets=tset"),
+    ):
+        status, _, err = evaluate(**options)
+        assert status == 2, options
+        assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+
+
+def test_scoring_needs_no_simpleitk():
+    """A node without the raw scans evaluates its runs."""
+    code = "import sys, covidseg.evaluation, covidseg.segmenter; assert 'SimpleITK' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,269 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from covidseg.data.scans import find_scans
+from covidseg.errors import BadInput
+from covidseg.files import read_json, sha256
+from covidseg.inference import NonFiniteLogits
+from covidseg.prediction import Predictor
+from covidseg.quantify import NOTICE
+from covidseg.segmenter import load
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys):
+    """Run the command in this process; returns (exit status, stdout, stderr)."""
+    from covidseg.cli.predict import main
+
+    def run(**options):
+        arguments = [f"{key}={value}" for key, value in options.items()]
+        monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
+        try:
+            main()
+            status = 0
+        except SystemExit as leave:
+            status = leave.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def run(make_run):
+    """A lesion run whose untrained network finds something, but not everything."""
+    return _biased(make_run("lesion"))
+
+
+def _biased(folder):
+    """Set the head's bias to half of the foreground's median lead, so that masks are neither empty nor full."""
+    import torch
+
+    from covidseg.checkpoints import AtomicCheckpointIO, load_checkpoint
+
+    path = folder / "checkpoints/last.ckpt"
+    state = load_checkpoint(path)["state_dict"]
+    network = load(folder).network
+    lead = network(torch.rand(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)))
+    lead = (lead[:, 1] - lead[:, 0]).median()
+    bias = [name for name in state if name.endswith(".bias") and state[name].shape == (2,)][-1]
+    state[bias][1] -= lead
+    AtomicCheckpointIO().save_checkpoint({"state_dict": state}, path)
+    return folder
+
+
+def _labels(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def _rows(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_one_scan_gets_a_mask_and_figures(predict, run, write_scan, tmp_path):
+    hu, scan = write_scan(tmp_path / "in/scan 1.nii.gz")
+    before = sha256(tmp_path / "in/scan 1.nii.gz")
+    status, out, err = predict(run=run, input=f"'{tmp_path}/in/scan 1.nii.gz'", output=tmp_path / "out")
+    assert status == 0, err
+    mask = sitk.ReadImage(str(tmp_path / "out/scan 1_lesion.nii.gz"))
+    assert mask.GetPixelID() == sitk.sitkUInt8
+    assert (mask.GetSize(), mask.GetSpacing()) == (scan.GetSize(), pytest.approx(scan.GetSpacing()))
+    np.testing.assert_allclose(mask.GetDirection(), scan.GetDirection(), atol=1e-6)
+    labels = sitk.GetArrayFromImage(mask)
+    assert set(np.unique(labels)) == {0, 1}
+    np.testing.assert_array_equal(labels, sitk.GetArrayFromImage(load(run).predict(tmp_path / "in/scan 1.nii.gz")))
+
+    page = json.loads((tmp_path / "out/scan 1_quantities.json").read_text())
+    ml = np.prod(scan.GetSpacing()) / 1000
+    assert page["figures"]["lesion_ml"] == pytest.approx(labels.sum() * ml, rel=1e-4)
+    assert page["figures"]["consolidation_ml"] == pytest.approx(((labels == 1) & (hu >= -300)).sum() * ml, rel=1e-4)
+    assert page["figures"]["undefined"]["infection_share"] == "no lung mask"
+    assert page["notice"] == NOTICE and NOTICE in out
+    assert _rows(tmp_path / "out/quantities.csv")[0]["notice"] == NOTICE
+    assert "s per scan on cpu" in out
+    assert sha256(tmp_path / "in/scan 1.nii.gz") == before
+    assert str(tmp_path) not in json.dumps(page) + (tmp_path / "out/predictions.json").read_text()
+
+
+def test_two_runs_make_lung_and_lesion_at_once(predict, run, make_run, write_scan, tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    lung_run = _biased(make_run("lung"))
+    options = {"input": tmp_path / "scan.nii.gz", "output": tmp_path / "out", "extension": ".mha"}
+    status, out, err = predict(run=f"[{lung_run},{run}]", **options)
+    assert status == 0, err
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == [
+        *("predictions.json", "quantities.csv", "scan_lesion.mha", "scan_lung.mha", "scan_quantities.json"),
+    ]
+    figures = read_json(tmp_path / "out/scan_quantities.json")["figures"]
+    lung, lesion = (_labels(tmp_path / f"out/scan_{name}.mha") for name in ("lung", "lesion"))
+    assert figures["infection_share"] == pytest.approx((lung & lesion).sum() / (lung | lesion).sum(), abs=1e-4)
+    assert "infection share" in out
+
+
+def test_joint_run_makes_both_masks(make_run, write_scan, tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    predictor = Predictor([load(make_run("joint"))], tmp_path / "out", ".nii.gz", -300)
+    predictor.run(find_scans(tmp_path / "scan.nii.gz")[0])
+    lung, lesion = (_labels(tmp_path / f"out/scan_{name}.nii.gz") for name in ("lung", "lesion"))
+    assert not (lesion & ~lung).any(), "the joint lung holds its lesions"
+
+
+def test_two_runs_of_one_structure_are_refused(predict, run, make_run, write_scan, tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    other = make_run("lesion", seed=1)
+    status, _, err = predict(run=f"[{run},{other}]", input=tmp_path / "scan.nii.gz", output=tmp_path / "out")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "two of the runs segment the lesion" in err
+
+
+def test_a_refused_scan_does_not_stop_the_others(predict, run, write_scan, tmp_path):
+    """Of three scans one is truncated: two masks, one line in failures.csv, exit status 2; then it is mended."""
+    for name in ("a", "b", "c"):
+        write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
+    broken = tmp_path / "in/b.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    options = {"run": run, "input": tmp_path / "in", "output": tmp_path / "out"}
+    status, out, err = predict(**options)
+    assert status == 2
+    assert "1 of 3 scans were refused" in err and err.count("\n") == 1
+    assert [row["case"] for row in _rows(tmp_path / "out/failures.csv")] == ["b"]
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a_lesion.nii.gz", "c_lesion.nii.gz"}
+
+    broken.write_bytes(whole)
+    status, out, err = predict(**options)
+    assert status == 0, err
+    assert out.count("already there") == 2
+    assert not (tmp_path / "out/failures.csv").exists()
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["a", "b", "c"]
+
+
+@pytest.fixture
+def done(run, write_scan, tmp_path):
+    """(source, function that makes a new Predictor) of a case that is done."""
+    write_scan(tmp_path / "scan.nii.gz")
+    source = find_scans(tmp_path / "scan.nii.gz")[0]
+    segmenters = [load(run)]
+
+    def again(**options):
+        return Predictor(segmenters, tmp_path / "out", **{"extension": ".nii.gz", "consolidation_hu": -300, **options})
+
+    again().run(source)
+    return source, again
+
+
+def test_resume_believes_the_manifest_and_not_the_name(done, tmp_path, write_scan):
+    """J3: another scan of the same name, other settings, a mask that was changed: each is refused, not skipped."""
+    source, again = done
+    mask = tmp_path / "out/scan_lesion.nii.gz"
+    assert again().run(source).resumed
+
+    with pytest.raises(BadInput, match=r"scan_lesion\.nii\.gz: exists, and is not what"):
+        again(consolidation_hu=-200).run(source)
+    content = mask.read_bytes()
+    mask.write_bytes(content + b"0")
+    with pytest.raises(BadInput, match="exists, and is not what"):
+        again().run(source)
+    mask.write_bytes(content)
+    write_scan(source.path, seed=5)
+    with pytest.raises(BadInput, match="exists, and is not what"):
+        again().run(source)
+    assert mask.read_bytes() == content
+    assert not again(overwrite=True).run(source).resumed
+    assert again().run(source).resumed
+
+
+def test_a_mask_without_a_manifest_is_not_ours(done, tmp_path):
+    source, again = done
+    (tmp_path / "out/predictions.json").unlink()
+    with pytest.raises(BadInput, match="overwrite=true"):
+        again().run(source)
+
+
+def test_work_that_was_killed_is_done_again(done, tmp_path):
+    """J1: the manifest says that it was begun; what lies there may be from before or after the kill."""
+    source, again = done
+    manifest = read_json(tmp_path / "out/predictions.json")
+    expected = sha256(tmp_path / "out/scan_lesion.nii.gz")
+    manifest["cases"]["scan"]["files"] = {}
+    (tmp_path / "out/predictions.json").write_text(json.dumps(manifest))
+    (tmp_path / "out/scan_quantities.json").unlink()
+    (tmp_path / "out/.tmp-999999999-x.nii.gz").write_bytes(b"half a mask")
+    assert not again().run(source).resumed
+    assert sha256(tmp_path / "out/scan_lesion.nii.gz") == expected
+    assert not list((tmp_path / "out").glob(".tmp-*"))
+
+
+def test_a_damaged_manifest_is_refused(done, tmp_path):
+    (tmp_path / "out/predictions.json").write_text('{"cases": {"scan": 1}}')
+    with pytest.raises(BadInput, match=r"predictions\.json: is damaged"):
+        done[1]()
+
+
+def test_outputs_never_meet_scans(run, write_scan, tmp_path, predict):
+    """J2: the mask's name is a scan's; the output is a file; the output lies in a DICOM folder."""
+    for name in ("scan", "scan_lesion"):
+        write_scan(tmp_path / f"in/{name}.nii.gz")
+    hashes = {path: sha256(path) for path in (tmp_path / "in").iterdir()}
+    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "in", overwrite="true")
+    assert status == 2 and "is one of the scans, and would be overwritten" in err
+    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "in/scan.nii.gz")
+    assert status == 2 and "is a file -> give a folder" in err
+    assert {path: sha256(path) for path in (tmp_path / "in").iterdir()} == hashes
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_is_the_environments_fault(run, write_scan, tmp_path, predict):
+    write_scan(tmp_path / "scan.nii.gz")
+    (tmp_path / "out").mkdir(mode=0o555)
+    assert predict(run=run, input=tmp_path / "scan.nii.gz", output=tmp_path / "out")[0] == 3
+
+
+def test_no_mask_of_a_network_that_gives_nan(done, tmp_path, monkeypatch):
+    """J4."""
+    source, again = done
+    predictor = again(overwrite=True)
+    network = predictor.segmenters[0].network
+    monkeypatch.setattr(type(network), "forward", lambda self, x: x.expand(-1, 2, -1, -1, -1) * float("nan"))
+    for file in (tmp_path / "out").iterdir():
+        file.unlink()
+    with pytest.raises(NonFiniteLogits):
+        predictor.run(source)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_mistakes_on_the_command_line_are_one_line(predict, run, write_scan, tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    good = {"run": run, "input": tmp_path / "scan.nii.gz", "output": tmp_path / "out"}
+    for wrong, message in (
+        ({"input": tmp_path / "nothing.nii.gz"}, "nothing.nii.gz"),
+        ({"run": tmp_path / "no_run"}, "not a run folder"),
+        ({"extension": ".png"}, "extension=.png"),
+        ({"checkpoint": "newest"}, "auto, last or best"),
+        ({"inference.overlap": 1.5}, "inference: overlap 1.5"),
+        ({"ouput": "x"}, "ouput"),
+    ):
+        status, _, err = predict(**{**good, **wrong})
+        assert status == 2, wrong
+        assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+
+
+@pytest.mark.slow
+def test_the_script_runs_from_a_bare_clone(run, write_scan, tmp_path):
+    write_scan(tmp_path / "scan.nrrd")
+    script = Path(__file__).parents[2] / "src/predict.py"
+    command = [sys.executable, script, f"run={run}", f"input={tmp_path}/scan.nrrd", f"output={tmp_path}/out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/scan_lesion.nii.gz").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["out", "runs"], "no litter"

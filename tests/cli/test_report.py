@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import pytest
+
+from covidseg.paths import ROOT
+
+
+def run(arguments, folder):
+    command = [sys.executable, str(ROOT / "src" / "report.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    from covidseg.evaluation import COLUMNS
+    from covidseg.files import write_csv, write_json
+
+    folder = tmp_path / "runs" / "demo" / "small" / "lesion" / "seed0"
+    row = dict.fromkeys(COLUMNS, "") | {"case": "p1", "patient": "p1", "set": "test", "structure": "lesion"}
+    row |= {"dice": 0.5, "sensitivity": 0.5, "precision": 0.5, "nsd": 0.5, "hd95_mm": 3.0, "tp": 1, "fp": 1, "fn": 1}
+    write_csv(folder / "cases.csv", [row], COLUMNS)
+    write_json(folder / "metrics.json", {"sets": {}, "parameters": 10, "multiply_adds": 10})
+    return folder
+
+
+def test_report_command_prints_the_table_and_names_the_page(finished_run, tmp_path):
+    done = run(["table=demo"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0.500" in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == "experiments/demo/results/report.html"
+    assert (tmp_path / "experiments" / "demo" / "results" / "report.html").exists()
+
+
+def test_wrong_table_is_one_line(tmp_path):
+    done = run(["table=nosuch"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: table=nosuch: there are no such runs -> tables with runs: none yet"

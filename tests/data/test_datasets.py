@@ -1,0 +1,254 @@
+"""Converters on generated trees that are laid out, and misbehave, like the real data sets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covidseg.data import prepare as preparation
+from covidseg.data.datasets import case_id
+from covidseg.data.datasets.covid19_20 import Covid1920
+from covidseg.data.datasets.covid19_ct_seg import Covid19CTSeg
+from covidseg.data.datasets.folder import Folder
+from covidseg.data.datasets.mosmed import MosMed
+from covidseg.data.datasets.nnunet import NNUNet
+from covidseg.data.prepare import prepare
+from covidseg.data.splits import published_folds
+from covidseg.errors import BadInput
+from covidseg.paths import CONF
+
+CORONA = [f"coronacases_{k:03d}" for k in range(1, 11)]
+RADIO = [
+    f"radiopaedia_{name}"
+    for name in (
+        "4_85506_1", "7_85703_0", "10_85902_1", "10_85902_3", "14_85914_0",
+        "27_86410_0", "29_86490_1", "29_86491_1", "36_86526_0", "40_86625_0",
+    )
+]  # fmt: skip
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def config_of(dataset, root, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("prepare", overrides=[f"data={dataset}", f"data.root={root}", *overrides])
+    return preparation.plain(cfg.data)
+
+
+def listing(dataset, root, *overrides):
+    """What the shipped configuration of a data set finds."""
+    return preparation.listing(config_of(dataset, root, *overrides))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    touch(tmp_path, *(f"{kind}/{case}.nii.gz" for kind in ("images", "lesions", "lungs") for case in "abc"))
+    return Folder(tmp_path, lesions={1: "lesion"}, lungs={1: "lung", 2: "lung"})
+
+
+def refused(found):
+    return {name: str(error) for name, error in found.refused}
+
+
+def test_folder_pairs_by_name_whatever_the_format(folder, tmp_path):
+    touch(tmp_path, "images/d.nrrd", "lesions/d.mha", "images/series/IM1", "lungs/series.nii.gz")
+    cases = {case.id: case for case in folder.listing().cases}
+    assert set(cases) == {"a", "b", "c", "d", "series"}
+    assert [mask.path.parent.name for mask in cases["a"].masks] == ["lungs", "lesions"]
+    assert cases["d"].annotated == ("lesion",) and cases["series"].annotated == ("lung",)
+    assert cases["series"].image.is_dir()
+
+
+def test_folder_reads_who_is_who(folder, tmp_path):
+    (tmp_path / "cases.csv").write_text("\ufeffcase,patient,site,split\na,p1,Essen,\nb, p1 ,Essen,train\n")
+    cases = {case.id: (case.patient, case.site, case.declared) for case in folder.listing().cases}
+    assert cases == {"a": ("p1", "Essen", ""), "b": ("p1", "Essen", "train"), "c": ("", "", "")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,patient,hospital\na,p,q\n", "unknown columns hospital"),
+        ("patient\np\n", "no column `case`"),
+        ("case,patient\na,p\na,q\n", "case a occurs twice"),
+    ],
+)
+def test_folder_refuses_a_strange_table(folder, tmp_path, text, message):
+    (tmp_path / "cases.csv").write_text(text)
+    with pytest.raises(BadInput, match=message):
+        folder.listing()
+
+
+def test_c7_missing_double_and_clashing_names_are_refused_one_by_one(folder, tmp_path):
+    touch(
+        tmp_path, "images/bare.nii.gz", "lesions/orphan.nii.gz", "lesions/b.nrrd",
+        "images/C.nii.gz", "lungs/C.nii.gz", "images/a.nii",
+    )  # fmt: skip
+    (tmp_path / "cases.csv").write_text("case\nghost\n")
+    found = folder.listing()
+    assert not found.cases
+    wrong = refused(found)
+    assert "has no mask" in wrong["bare"] and "has a mask and no image" in wrong["orphan"]
+    assert "b.nii.gz, b.nrrd" in wrong["b"] and "a.nii, a.nii.gz" in wrong["a"]
+    assert "upper and lower case" in wrong["c"] and "upper and lower case" in wrong["C"]
+    assert "has no image" in wrong["ghost"]
+
+
+def test_a13_hidden_files_are_passed_over_and_counted(folder, tmp_path):
+    touch(tmp_path, "images/._a.nii.gz", "images/.DS_Store", "lesions/Thumbs.db")
+    found = folder.listing()
+    assert [case.id for case in found.cases] == ["a", "b", "c"] and not found.refused
+    assert found.notes == ["3 hidden or foreign files passed over"]
+
+
+def test_folder_without_root_says_what_to_give(tmp_path):
+    with pytest.raises(BadInput, match=r"data\.root: has no value -> .*data\.root="):
+        listing("folder", "null")
+    with pytest.raises(BadInput, match=r"data\.root=nowhere: there is no such folder"):
+        listing("folder", tmp_path / "nowhere")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(BadInput, match="holds no case"):
+        listing("folder", tmp_path)
+
+
+def test_label_map_with_a_strange_name_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"data\.source\.lesions"):
+        Folder(tmp_path, lesions={1: "tumour"}, lungs={1: "lung"})
+
+
+@given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=200))
+def test_p13_any_name_becomes_a_safe_and_distinct_folder_name(name):
+    safe = case_id(name)
+    assert safe not in (".", "..") and len(safe) <= 128
+    assert set(safe) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+    assert Path(safe).name == safe
+    assert case_id(name + "x") != safe
+
+
+def test_ids_that_differ_in_case_only_after_cleaning_are_refused(tmp_path):
+    touch(tmp_path, "images/a b.nii.gz", "lungs/a b.nii.gz", "images/a-b.nii.gz", "lungs/a-b.nii.gz")
+    found = listing("folder", tmp_path)
+    assert len({case.id for case in found.cases}) == 2
+
+
+# the public data sets
+
+
+def ct_seg(root, names=None):
+    for folder in ("COVID-19-CT-Seg_20cases", "Lung_and_Infection_Mask", "Lung_Mask", "Infection_Mask"):
+        touch(root, *(f"{folder}/{name}.nii.gz" for name in CORONA + RADIO), f"{folder}/._{CORONA[0]}.nii.gz")
+
+
+def test_covid19_ct_seg_as_published(tmp_path):
+    ct_seg(tmp_path)
+    found = listing("covid19_ct_seg", tmp_path)
+    cases = {case.id: case for case in found.cases}
+    assert set(cases) == {*CORONA, *RADIO} and not found.refused
+    assert all(case.annotated == ("lung", "lesion") and len(case.masks) == 1 for case in cases.values())
+    assert dict(cases[RADIO[0]].masks[0].labels) == {1: 1, 2: 1, 3: 2}
+    assert [name for name, case in cases.items() if case.assume] == sorted(RADIO)
+    assert len({case.patient or case.id for case in cases.values()}) == 18  # 19, or 18 with the suspected pair
+    assert cases["radiopaedia_10_85902_1"].patient == cases["radiopaedia_10_85902_3"].patient
+
+
+def test_covid19_ct_seg_with_separate_masks_and_the_renamed_copy(tmp_path):
+    images = ["coronacases_org_001.nii", "coronacases_org_case007.nii", "coronacases_org_case010.nii", "case009.nii"]
+    numbers = ("001", "007", "010", "009")
+    touch(tmp_path, *(f"COVID-19-CT-Seg_20cases/{name}" for name in images))
+    touch(tmp_path, *(f"{kind}/coronacases_{n}.nii.gz" for kind in ("Lung_Mask", "Infection_Mask") for n in numbers))
+    found = listing("covid19_ct_seg", tmp_path)
+    assert {case.id for case in found.cases} == {f"coronacases_{n}" for n in numbers}
+    assert [dict(mask.labels) for mask in found.cases[0].masks] == [{1: 1, 2: 1}, {1: 2}]
+    touch(tmp_path, "COVID-19-CT-Seg_20cases/coronacases_009.nii.gz")
+    assert "occurs twice" in refused(listing("covid19_ct_seg", tmp_path))["coronacases_009"]
+
+
+def test_published_folds_are_patient_wise_and_complete():
+    for file, train in (("covid19_ct_seg_16train.json", 16), ("covid19_ct_seg_4train.json", 4)):
+        folds = published_folds(file)
+        assert [(len(fold["train"]), len(fold["test"])) for fold in folds] == [(train, 20 - train)] * 5
+        for fold in folds:
+            assert sorted(fold["train"] + fold["test"]) == sorted(CORONA + RADIO)
+    tested = [case for fold in published_folds("covid19_ct_seg_16train.json") for case in fold["test"]]
+    assert sorted(tested) == sorted(CORONA + RADIO)  # each case is tested once
+
+
+def test_eight_bit_half_becomes_hu(tmp_path, small_chest, write_volume):
+    hu, labels = small_chest(0)
+    inside = np.clip(hu, -1250, 250)
+    grey = np.rint((inside + 1250) / 1500 * 255).astype(np.uint8)
+    for name in ("radiopaedia_4_85506_1", "radiopaedia_7_85703_0"):
+        write_volume(tmp_path / "COVID-19-CT-Seg_20cases" / f"{name}.nii.gz", grey)
+        combined = np.choose(labels, [0, 2, 3]).astype(np.uint8)
+        write_volume(tmp_path / "Lung_and_Infection_Mask" / f"{name}.nii.gz", combined)
+    changes = ["data.spacing_zyx=[8,9,9]", "data.workers=0", "data.splits.published=null"]
+    dataset = prepare(config_of("covid19_ct_seg", tmp_path, *changes), {"data": str(tmp_path / "data")})
+    case = dataset.cases["radiopaedia_4_85506_1"]
+    assert np.abs(case.image - case.grid.image(inside)).max() <= 4  # half a grey level
+    assert np.array_equal(case.reference(), labels)
+    assert any("8-bit" in note for note in case.info["notes"])
+
+
+def test_mosmed(tmp_path):
+    touch(tmp_path, *(f"studies/CT-{k % 5}/study_{k:04d}.nii.gz" for k in range(250, 260)), "studies/CT-0/._x.nii.gz")
+    touch(tmp_path, "masks/study_0255_mask.nii.gz", "masks/study_0256_mask.nii.gz", "masks/study_0999_mask.nii.gz")
+    found = listing("mosmed", tmp_path)
+    assert [case.id for case in found.cases] == ["study_0255", "study_0256"]
+    assert found.cases[0].annotated == ("lesion",) and found.cases[1].notes == ("class CT-1",)
+    assert "has 0 scans and 1 masks" in refused(found)["study_0999"]
+    assert found.notes == ["8 studies without a mask passed over"]
+
+
+def test_covid19_20(tmp_path):
+    names = ["volume-covid19-A-0011", "volume-covid19-A-0034_0", "volume-covid19-A-0034_1"]
+    touch(tmp_path, *(f"Train/{name}{end}.nii.gz" for name in names for end in ("_ct", "_seg")))
+    touch(tmp_path, "Train/volume-covid19-A-0050_ct.nii.gz", "Validation/volume-covid19-A-0002_ct.nii.gz")
+    found = listing("covid19_20", tmp_path)
+    patients = {case.id: case.patient for case in found.cases}
+    assert patients == {names[0]: "", names[1]: "volume-covid19-A-0034", names[2]: "volume-covid19-A-0034"}
+    assert list(refused(found)) == ["volume-covid19-A-0050"]
+
+
+def nnunet(root, labels):
+    touch(root, *(f"imagesTr/{case}_0000.nii.gz" for case in "ab"), *(f"labelsTr/{case}.nii.gz" for case in "ab"))
+    touch(root, "imagesTs/t_0000.nii.gz", "labelsTs/t.nii.gz", "imagesTs/u_0000.nii.gz")
+    (root / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "lung": 1, "Infection": 2}, {"0": "background", "1": "Lung", "2": "COVID lesion"}]
+)
+def test_nnunet_reads_both_forms_of_its_label_list(tmp_path, labels):
+    nnunet(tmp_path, labels)
+    found = listing("nnunet", tmp_path)
+    assert [(case.id, case.declared) for case in found.cases] == [("a", ""), ("b", ""), ("t", "test")]
+    assert dict(found.cases[0].masks[0].labels) == {1: 1, 2: 2}
+
+
+def test_nnunet_asks_for_what_it_cannot_know(tmp_path):
+    nnunet(tmp_path, {"background": 0, "tumour": 1})
+    with pytest.raises(BadInput, match=r"label 'tumour' is not plainly .*data\.source\.labels=\{1: lesion\}"):
+        listing("nnunet", tmp_path)
+    assert listing("nnunet", tmp_path, "data.source.labels={1: lesion}").cases[0].annotated == ("lesion",)
+    nnunet(tmp_path, {"background": 0, "whole": [1, 2]})
+    with pytest.raises(BadInput, match="is a region"):
+        listing("nnunet", tmp_path)
+    touch(tmp_path, "imagesTr/a_0001.nii.gz")
+    with pytest.raises(BadInput, match="channels _0000, _0001"):
+        listing("nnunet", tmp_path, "data.source.labels={1: lesion}")
+
+
+def test_every_converter_is_reached_by_a_shipped_configuration():
+    shipped = {
+        config_of(path.stem, "x")["source"]["_target_"].rsplit(".", 1)[1] for path in (CONF / "data").glob("*.yaml")
+    }
+    own = {kind.__name__ for kind in (Folder, Covid19CTSeg, MosMed, Covid1920, NNUNet)}
+    assert shipped == own | {"Phantoms"}

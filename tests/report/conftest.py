@@ -1,0 +1,88 @@
+"""Run folders as training leaves them, with scores drawn instead of trained."""
+
+import numpy as np
+import pytest
+
+from covidseg.evaluation import COLUMNS, summarise_sets
+from covidseg.files import write_csv, write_json
+from covidseg.metrics import case_metrics
+from covidseg.runs import RunFolder
+from covidseg.slices import Slice
+
+SPACING = (2.5, 1.5, 1.5)
+
+
+def case_row(case, structure, prediction, reference, set_name="test", patient=None):
+    scores = case_metrics(prediction, reference, SPACING, 3.0)
+    reasons = "; ".join(f"{name}: {why}" for name, why in scores.pop("undefined").items())
+    identity = {"case": case, "patient": patient or case, "site": "A", "set": set_name, "structure": structure}
+    return {key: ({**identity, **scores, "hd95_mm": scores["hd95"], "undefined": reasons})[key] for key in COLUMNS}
+
+
+def block(shape, corner, size):
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(start, start + length) for start, length in zip(corner, size, strict=True))] = 1
+    return mask
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """`write_run("table2", "fv", seed=1, error=2)`: a finished run whose masks are shifted by `error` voxels."""
+
+    def write(table, row, task="lesion", seed=0, fold=None, error=1, cases=6, sets=("test",), **options):
+        name = f"seed{seed}" + ("" if fold is None else f"-fold{fold}")
+        folder = tmp_path / "runs" / table / row / task / name
+        structures = ("lesion", "lung") if task == "joint" else (task,)
+        shape = (12, 24, 24)
+        rows = []
+        for set_name in sets:
+            for index in range(cases):
+                size = (4 + index % 3, 6 + index % 5, 6)
+                reference = block(shape, (3, 6, 6), size)
+                prediction = block(shape, (3, 6 + (error + seed + index) % 6, 6), size)
+                if index in options.get("empty", ()):
+                    reference[:] = 0
+                if index in options.get("silent", ()):
+                    prediction[:] = 0
+                case = f"{options.get('prefix', 'p')}{index:02d}"
+                for structure in structures:
+                    rows.append(case_row(f"{set_name[0]}{case}", structure, prediction, reference, set_name))
+                if options.get("slices") and index == 1:
+                    image = np.full(shape, -850, np.int16)
+                    image[reference == 1] = -300
+                    for structure in structures:
+                        kept = Slice.cut(
+                            f"{set_name[0]}{case}", structure, image, reference == 1, prediction == 1, SPACING
+                        )
+                        kept.save(folder)
+        write_csv(folder / "cases.csv", rows, COLUMNS)
+        attempt = {
+            "git": {"commit": "0" * 40, "dirty": False},
+            "device": "cpu",
+            "processes": 1,
+            "versions": {"torch": "2"},
+        }
+        data = {"name": "phantom", "hash": options.get("data", "d0")}
+        write_json(folder / "manifest.json", {"data": data, "attempts": [attempt]})
+        curve = [{"step": step, "epoch": 0, "train/loss": 1 / (1 + step), "val/dice": 0.5} for step in range(5)]
+        write_csv(folder / "metrics.csv", curve, ("step", "epoch", "train/loss", "val/dice"))
+        write_json(
+            folder / "metrics.json",
+            {"sets": summarise_sets(rows), "parameters": 34_200_000, "multiply_adds": 700_000_000_000},
+        )
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def write_unfinished(tmp_path):
+    """`write_unfinished("table2", "fv", "failed", reason=...)`: a run folder that holds no results."""
+
+    def write(table, row, state, task="lesion", seed=0, **status):
+        folder = tmp_path / "runs" / table / row / task / f"seed{seed}"
+        folder.mkdir(parents=True)
+        RunFolder(folder).write_status(state, **status)
+        return folder
+
+    return write

@@ -1,0 +1,102 @@
+"""Time and disk of a sweep, from run folders written by hand."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from covidseg.errors import EnvironmentFault
+from covidseg.sweep.estimate import (
+    Size,
+    check_disk,
+    expected_time,
+    measured_seconds_per_patch,
+    network_sizes,
+    price,
+)
+from covidseg.sweep.schedule import best_order, ideal_makespan, makespan
+
+FV = {"_target_": "covidseg.nets.unet3d.UNet3D", "width": 8}
+
+
+def measured_run(bench, name, model, rate, device="cpu", processes=1):
+    row = bench.row(name)
+    row.folder.path.mkdir(parents=True)
+    config = {"model": model, "training": {"patch_size_zyx": [8, 8, 8]}, "trainer": {"devices": processes}}
+    (row.folder.path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    (row.folder.path / "status.json").write_text(json.dumps({"state": "finished", "patches_per_second": rate}))
+    attempt = {"device": device, "processes": processes}
+    (row.folder.path / "manifest.json").write_text(json.dumps({"attempts": [attempt]}))
+
+
+def rows_of(bench, *models, steps=100):
+    rows = [bench.row(f"new{k}", steps=steps) for k in range(len(models))]
+    for row, model in zip(rows, models, strict=True):
+        row.model = model
+    return rows
+
+
+def test_the_time_comes_from_measured_steps_and_the_pool(bench):
+    measured_run(bench, "old", FV, rate=4.0, processes=2)
+    measured_run(bench, "gpu", FV, rate=400.0, device="H100")
+    measured = measured_seconds_per_patch(bench.folder / "runs", on_gpu=False)
+    rows = rows_of(bench, FV, FV, FV)
+    assert price(rows, [None] * 3, measured) == (3, 0)
+    # 100 steps x 2 patches x 2/4 s = 100 s a run; three runs on two slots take two rounds
+    assert expected_time(rows, 3, 0, 2) == "expected training time: 3 min (measured steps of 3 of 3 runs)"
+    assert makespan(rows, 2) == pytest.approx(200)
+
+
+def test_an_unmeasured_network_is_scaled_by_its_multiply_adds(bench):
+    measured_run(bench, "old", FV, rate=2.0)
+    other = {**FV, "width": 16}
+    rows = rows_of(bench, FV, other)
+    sizes = [Size(1000, 10**9), Size(4000, 3 * 10**9)]
+    assert price(rows, sizes, measured_seconds_per_patch(bench.folder / "runs", on_gpu=False)) == (1, 1)
+    assert [row.cost for row in rows] == pytest.approx([100.0, 300.0])
+    assert "measured steps of 1 of 2 runs, 1 scaled" in expected_time(rows, 1, 1, 1)
+
+
+def test_nothing_measured_is_said(bench):
+    rows = rows_of(bench, FV)
+    counted = price(rows, [Size(1000, 10**9)], {})
+    assert "unknown" in expected_time(rows, *counted, 2)
+
+
+def test_the_longest_networks_start_first(bench):
+    rows = rows_of(bench, {"k": 0}, {"k": 1}, {"k": 2})
+    price(rows, [Size(1, 5), Size(1, 9), Size(1, 7)], {})
+    assert [row.model["k"] for row in best_order(rows, 1)] == [1, 2, 0]
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_starts(bench, monkeypatch):
+    rows = rows_of(bench, FV, FV)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2 * 2**30))
+    sizes = [Size(34_000_000, 1)] * 2  # 34 M x 12 bytes x 4 checkpoints = 1.5 GiB each
+    with pytest.raises(EnvironmentFault, match=r"needs about 3\.1 GB, 2\.0 GB are free"):
+        check_disk(rows, sizes, bench.folder / "runs")
+    assert "about 0.1 GB more" in check_disk(rows, [Size(1000, 1)] * 2, bench.folder / "runs")
+
+
+@pytest.mark.slow
+def test_table_ii_on_six_devices_is_near_the_ideal(bench):
+    """The real networks' multiply-adds, ten rows of two tasks on six GPUs."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from covidseg.paths import CONF, EXPERIMENTS
+
+    rows = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for file in sorted((EXPERIMENTS / "table2").glob("*.yaml")):
+            cfg = compose("train", [f"experiments/table2={file.stem}"])
+            for task in ("lesion", "lung"):
+                row = bench.row(f"{file.stem}-{task}")
+                row.model, row.patch_size_zyx = OmegaConf.to_container(cfg.model, resolve=True), [64, 128, 128]
+                rows.append(row)
+    sizes = network_sizes(rows)
+    assert len(rows) == 20 and all(sizes)
+    price(rows, sizes, {})
+    assert makespan(best_order(rows, 6), 6) <= 1.1 * ideal_makespan(rows, 6)

@@ -1,0 +1,189 @@
+"""Sweeps on a real slurmctld and slurmd with six fake GPUs, started for these tests in a temporary folder.
+
+They need Debian's slurm-wlm and munge and root; COVIDSEG_INSTALL_SLURM=1 lets the tests install the packages.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from covidseg.checkpoints import load_checkpoint
+from covidseg.files import read_json
+from covidseg.runs import RunFolder
+
+CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
+NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
+SLURM = (
+    "launcher=slurm",
+    "hydra.launcher.poll_seconds=0.5",
+    "hydra.launcher.cpus_per_task=1",
+    "hydra.launcher.time=10",
+)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if os.geteuid():
+        pytest.skip("a SLURM for the tests can only be started by root")
+    if not all(map(shutil.which, NEEDED)) and os.environ.get("COVIDSEG_INSTALL_SLURM") == "1":
+        install = "apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge"
+        subprocess.run(["bash", "-c", install], capture_output=True, timeout=300)
+    if missing := [name for name in NEEDED if not shutil.which(name)]:
+        pytest.skip(f"{', '.join(missing)} not installed (COVIDSEG_INSTALL_SLURM=1 installs Debian's packages)")
+    folder = tmp_path_factory.mktemp("slurm") / "cluster"
+    ports = [str(free_port()), str(free_port())]
+    started = subprocess.run(["bash", CLUSTER, "start", folder, *ports], capture_output=True, text=True, timeout=60)
+    if started.returncode:
+        pytest.skip(f"SLURM does not start here: {started.stderr.strip().splitlines()[-1:]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield folder
+        subprocess.run(["bash", CLUSTER, "stop", folder], capture_output=True, timeout=60)
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+
+def wait_for(condition, seconds: float = 240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def running(app, *rows: str) -> bool:
+    return all(app.statuses().get(row, {}).get("step", 0) > 0 for row in rows)
+
+
+def starts(app, row: str) -> list[int]:
+    return [int(line) for line in (app.folder / f"runs/toy/{row}/lesion/seed0/starts").read_text().split()]
+
+
+def test_rows_become_jobs_and_a_bad_end_stops_no_other(cluster, app):
+    status, out, err = app.run("-m", "row=a,b,c,x,y", "seed=0,1", *SLURM, timeout=120)
+    assert status == 1
+    assert "10 runs: 10 to run; on SLURM" in out
+    assert "6 of 10 runs are unfinished (2 failed, 4 interrupted)" in err
+    assert "this row cannot be trained" in out
+    assert {said["devices"] for row, said in app.statuses().items() if row in "ac"} <= set("012345")
+    status, out, err = app.run("-m", "row=a,c", "seed=0,1", *SLURM)
+    assert status == 0 and "4 runs: 4 done" in out
+
+
+def test_a_job_killed_by_the_scheduler_does_not_keep_the_driver_waiting(cluster, app):
+    driver = app.start("-m", "row=a,c", "training.max_steps=100", *SLURM)
+    wait_for(lambda: running(app, "a", "c"))
+    victim = slurm("squeue", "-h", "-o", "%i %j").splitlines()
+    slurm("scancel", "--signal=KILL", "--full", next(line.split()[0] for line in victim if "/a/" in line))
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 1, (out, err)
+    assert "1 of 2 runs are unfinished (1 interrupted)" in err
+    assert app.statuses()["c"]["state"] == "finished"
+    assert slurm("squeue", "-h") == ""
+
+
+def test_sigusr1_saves_requeues_and_resumes(cluster, app):
+    driver = app.start("-m", "row=a", "training.max_steps=60", *SLURM)
+    wait_for(lambda: running(app, "a"))
+    slurm("scancel", "--signal=USR1", slurm("squeue", "-h", "-o", "%i").strip())
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 0, (out, err)
+    first, second = starts(app, "a")
+    assert first == 0 and second > 0
+
+
+def test_the_time_limit_only_interrupts(cluster, app):
+    """One minute is the shortest limit; the signal comes up to a minute before it, so at once or a little later."""
+    arguments = [*SLURM, "hydra.launcher.time=1", "hydra.launcher.signal_seconds=50"]
+    status, out, err = app.run("-m", "row=a", "training.max_steps=40", "trainer.pause=1", *arguments, timeout=200)
+    assert status == 0, (out, err)
+    assert len(starts(app, "a")) > 1
+
+
+@pytest.mark.parametrize("extra", [["--begin=now+10"], []], ids=["queued", "running"])
+def test_a_new_driver_finds_the_jobs_of_one_that_was_killed(cluster, app, extra):
+    arguments = ["-m", "row=a,c", "training.max_steps=100", *SLURM, f"hydra.launcher.extra={extra}"]
+    driver = app.start(*arguments)
+    wait_for(lambda: len(slurm("squeue", "-h").splitlines()) == 2 and (extra or running(app, "a", "c")))
+    driver.kill()
+    driver.communicate()
+    second = app.start(*arguments)
+    wait_for(lambda: list(app.folder.glob("runs/.sweeps/toy-*.json")) and running(app, "a", "c"))
+    assert len(slurm("squeue", "-h").splitlines()) == 2
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, (out, err)
+    assert starts(app, "a") == [0] and starts(app, "c") == [0]
+
+
+def test_a_stopped_driver_stops_its_jobs_and_they_resume(cluster, app):
+    arguments = ["-m", "row=a,c", "training.max_steps=100", *SLURM]
+    driver = app.start(*arguments)
+    wait_for(lambda: running(app, "a", "c"))
+    driver.terminate()
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 143, err
+    assert slurm("squeue", "-h") == ""
+    assert {said["state"] for said in app.statuses().values()} == {"interrupted"}
+    status, out, err = app.run(*arguments)
+    assert status == 0, (out, err)
+    assert starts(app, "a")[1] > 0
+
+
+def test_a_run_of_several_devices_is_a_job_of_several_tasks(cluster, app):
+    status, out, err = app.run("-m", "row=a", "trainer.devices=3", *SLURM)
+    assert status == 0, (out, err)
+    folder = app.folder / "runs/toy/a/lesion/seed0"
+    ranks = [folder / "rank1", folder / "rank2"]  # which may be slower than the first one, whose word ends the sweep
+    wait_for(lambda: [rank.read_text() for rank in ranks if rank.exists()] == ["3", "3"])
+
+
+def test_what_sbatch_refuses_is_said_once_per_row(cluster, app):
+    status, out, err = app.run("-m", "row=a,c", "hydra.launcher.partition=nowhere", *SLURM)
+    assert status == 1
+    assert "invalid partition specified: nowhere" in out and "2 failed" in err
+
+
+def test_the_real_train_py_on_two_tasks_is_warned_requeued_and_ends_as_if_alone(cluster, train_options, tmp_path):
+    script = Path(__file__).parents[1] / "faulty_train.py"
+    options = [*train_options, "trainer.devices=2", "training.max_steps=30", "training.validate_every=30"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    alone = start(*options, "row=alone")
+    assert alone.wait(200) == 0, alone.stderr.read()
+    driver = start("-m", *options, "row=swept", *SLURM)
+    folder = RunFolder(tmp_path / "runs/t/swept/lesion/seed0")
+    wait_for(lambda: (folder.status or {}).get("step", 0) > 2, seconds=120)
+    slurm("scancel", "--signal=USR1", slurm("squeue", "-h", "-o", "%i").strip())
+    out, err = driver.communicate(timeout=200)
+    assert driver.returncode == 0, out + err
+    attempts = read_json(folder.path / "manifest.json")["attempts"]
+    assert [attempt["processes"] for attempt in attempts] == [2, 2]
+    whole = RunFolder(tmp_path / "runs/t/alone/lesion/seed0").path
+    assert (folder.path / "cases.csv").read_text() == (whole / "cases.csv").read_text()
+    ours, theirs = (load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"] for path in (folder.path, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

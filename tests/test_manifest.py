@@ -1,0 +1,31 @@
+import json
+
+import pytest
+
+from covidseg import manifest
+from covidseg.errors import BadInput
+
+RUN = {"data": {"name": "small", "hash": "aa"}, "parameters": 3}
+
+
+def test_each_start_is_one_attempt(tmp_path):
+    manifest.record(tmp_path, RUN, {"processes": 1})
+    whole = manifest.record(tmp_path, RUN, {"processes": 6})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == whole
+    assert [attempt["processes"] for attempt in whole["attempts"]] == [1, 6]
+    assert whole["attempts"][0]["versions"]["torch"] and whole["data"] == RUN["data"]
+
+
+def test_other_data_are_refused_and_the_manifest_stays(tmp_path):
+    manifest.record(tmp_path, RUN, {})
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(BadInput, match="started with data aa, now they are bb"):
+        manifest.record(tmp_path, {**RUN, "data": {"name": "small", "hash": "bb"}}, {})
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_the_command_names_no_place():
+    told = manifest.command(
+        ["/home/someone/src/train.py", "data.root=/home/someone/ct", "model=fcn", "/home/someone/x", "a=~/y"]
+    )
+    assert told == ["train.py", "data.root=ct", "model=fcn", "x", "a=y"]

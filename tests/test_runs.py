@@ -1,0 +1,129 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.runs import RunFolder, config_hash, plain, run_dir
+
+
+@pytest.mark.parametrize(
+    ("choices", "name"),
+    [
+        (["model=covidsegnet"], "covidsegnet-fv-paspp"),
+        (["model=covidsegnet", "model/variation=none", "model/pyramid=none"], "covidsegnet-none-none"),
+        (["model=unet3d"], "unet3d"),
+        (["model=unet3d", "model/variation=fv", "model/pyramid=paspp"], "unet3d-fv-paspp"),
+        (["model=vnet", "model/variation=fv_ungated", "model.width=8"], "vnet-fv_ungated"),
+        (["model=unetpp", "model/pyramid=resaspp"], "unetpp-resaspp"),
+        (["model=fcn"], "fcn"),
+    ],
+)
+def test_a_run_is_named_after_its_network_and_blocks(train_config, choices, name):
+    cfg = train_config("name=train", "row=null", *choices)
+    assert run_dir(cfg).parts[-4:] == ("train", name, "lesion", "seed0")
+
+
+def test_folds_and_rows_name_their_folder(train_config):
+    assert run_dir(train_config("fold=2", "seed=7", "task=lung")).parts[-4:] == ("t", "r", "lung", "seed7-fold2")
+
+
+@pytest.mark.parametrize("override", ["name=../../etc", "row=a/b", "'row=\"x=1\"'", "name=.hidden"])
+def test_names_that_leave_the_folder_are_refused(train_config, override):
+    with pytest.raises(BadInput, match="cannot name a folder"):
+        run_dir(train_config(override.strip("'")))
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("training.max_steps=99", False),
+        ("optimizer.lr=0.5", False),
+        ("model.width=4", False),
+        ("data.window=[-1000,400]", False),
+        ("seed=1", False),
+        ("augment=strong", False),
+        ("trainer.devices=6", True),
+        ("logger=wandb_offline", True),
+        ("paths.runs=elsewhere", True),
+        ("data.root=elsewhere", True),
+        ("training.prefetch=9", True),
+        ("resume=require", True),
+        ("debug=true", True),
+    ],
+)
+def test_the_hash_tells_what_changes_a_result(train_config, override, same):
+    assert (config_hash(train_config()) == config_hash(train_config(override))) is same
+
+
+def test_the_hash_survives_the_file(train_config):
+    cfg = train_config()
+    folder = RunFolder(run_dir(cfg))
+    assert folder.config_hash is None
+    folder.claim(cfg)
+    assert folder.config_hash == config_hash(cfg)
+    folder.claim(cfg)
+
+
+def test_another_configuration_is_refused_with_the_difference(train_config):
+    RunFolder(run_dir(train_config())).claim(train_config())
+    other = train_config("training.max_steps=99")
+    with pytest.raises(BadInput, match=r"training\.max_steps is 8 there, 99 here.*choose another"):
+        RunFolder(run_dir(other)).claim(other)
+
+
+def test_secrets_do_not_reach_the_file(train_config, monkeypatch):
+    monkeypatch.setenv("CANARY", "canary-in-the-environment")
+    place = "paths.data=${oc.env:CANARY}/x"
+    cfg = train_config(place, "+logger.api_key=canary-in-a-key", "paths.experiments=${paths.data}/y")
+    folder = RunFolder(run_dir(cfg))
+    folder.claim(cfg)
+    assert "canary" not in folder.config_path.read_text()
+    assert plain(cfg)["paths"]["experiments"] == "${oc.env:CANARY}/x/y"
+    assert OmegaConf.to_container(folder.config, resolve=True)["paths"]["data"] == "${oc.env:CANARY}/x"  # text
+    assert folder.config_hash == config_hash(cfg)
+
+
+def test_status_keeps_what_is_not_said_again(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.status is None
+    folder.write_status("running", step=3, max_steps=9, patches_per_second=1.5)
+    folder.write_status("failed", reason="why")
+    assert folder.status | {"updated": 0} == {
+        "state": "failed", "step": 3, "max_steps": 9, "patches_per_second": 1.5, "reason": "why", "updated": 0,
+        "pid": os.getpid(),
+    }  # fmt: skip
+    folder.write_status("running")
+    assert "reason" not in folder.status
+
+
+def _hold(path, held):
+    with RunFolder(path).lock():
+        held.set()
+        signal.pause()
+
+
+def test_one_process_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    held = spawn.Event()
+    process = spawn.Process(target=_hold, args=(tmp_path, held))
+    process.start()
+    assert held.wait(60)
+    folder = RunFolder(tmp_path)
+    assert folder.is_locked()
+    with pytest.raises(EnvironmentFault, match="another process"), folder.lock():
+        pass
+    process.kill()
+    process.join()
+    assert not folder.is_locked()
+    with folder.lock():
+        assert folder.is_locked()
+
+
+def test_looking_at_runs_needs_no_torch():
+    code = "import sys, covidseg.runs; sys.exit(any(name in sys.modules for name in ('torch', 'pytorch_lightning')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
