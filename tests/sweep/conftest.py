@@ -119,3 +119,9 @@ class Toy:
 @pytest.fixture
 def app(tmp_path):
     return Toy(tmp_path)
+
+
+@pytest.fixture
+def other_app(tmp_path):
+    """The same application with the same rows in another folder."""
+    return Toy(tmp_path / "other checkout")

@@ -7,6 +7,7 @@ pre-emption, and saved) puts itself back into the queue.
 """
 
 import getpass
+import hashlib
 import shlex
 import subprocess
 import time
@@ -167,8 +168,12 @@ class Cluster:
 
 
 def job_name(row: Row) -> str:
-    """By which a later driver finds the job again: the run and its config."""
-    return f"{row.name}@{row.hash[:8]}"
+    """By which a later driver finds the job again: the run, its config and where its folder lies.
+
+    Without the place, a second checkout of the same user would take over the jobs of the first one's equal runs.
+    """
+    identity = f"{row.folder.path.resolve()} {row.hash}"
+    return f"{row.name}@{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def _show(row: Row, job: dict[str, str]) -> None:
