@@ -18,10 +18,19 @@ def test_each_start_is_one_attempt(tmp_path):
 
 def test_other_data_are_refused_and_the_manifest_stays(tmp_path):
     manifest.record(tmp_path, RUN, {})
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
     before = (tmp_path / "manifest.json").read_bytes()
     with pytest.raises(BadInput, match="started with data aa, now they are bb"):
         manifest.record(tmp_path, {**RUN, "data": {"name": "small", "hash": "bb"}}, {})
     assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_other_data_replace_those_of_a_start_without_a_checkpoint(tmp_path):
+    manifest.record(tmp_path, RUN, {})
+    other = {**RUN, "data": {"name": "small", "hash": "bb"}}
+    whole = manifest.record(tmp_path, other, {})
+    assert whole["data"] == other["data"] and len(whole["attempts"]) == 1
 
 
 def test_the_command_names_no_place():

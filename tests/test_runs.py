@@ -69,11 +69,25 @@ def test_the_hash_survives_the_file(train_config):
     folder.claim(cfg)
 
 
-def test_another_configuration_is_refused_with_the_difference(train_config):
-    RunFolder(run_dir(train_config())).claim(train_config())
+@pytest.mark.parametrize("work", ["metrics.json", "checkpoints/last.ckpt"])
+def test_another_configuration_is_refused_with_the_difference(train_config, work):
+    folder = RunFolder(run_dir(train_config()))
+    folder.claim(train_config())
+    (folder.path / work).parent.mkdir(exist_ok=True)
+    (folder.path / work).touch()
     other = train_config("training.max_steps=99")
     with pytest.raises(BadInput, match=r"training\.max_steps is 8 there, 99 here.*choose another"):
         RunFolder(run_dir(other)).claim(other)
+    assert folder.config_hash == config_hash(train_config())
+
+
+def test_a_start_that_came_to_nothing_leaves_the_name_to_the_next(train_config):
+    folder = RunFolder(run_dir(train_config()))
+    folder.claim(train_config())
+    folder.write_status("failed", reason="a wrong option")
+    other = train_config("training.max_steps=99")
+    folder.claim(other)
+    assert folder.config_hash == config_hash(other) and folder.status is None
 
 
 def test_secrets_do_not_reach_the_file(train_config, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 from covidseg.errors import BadInput
 from covidseg.files import read_json, write_json
 from covidseg.paths import ROOT
+from covidseg.runs import RunFolder
 
 _PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "monai", "numpy", "scipy")
 
@@ -20,17 +21,19 @@ _PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "monai", "numpy", "scip
 def record(folder: Path, run: Mapping[str, Any], attempt: Mapping[str, Any]) -> dict[str, Any]:
     """Add an attempt to the folder's manifest.json; returns the whole.
 
-    `run`: what has to stay the same over all attempts; raises `BadInput` where the prepared data are not those the run
-    was started with. `attempt`: what may differ.
+    `run`: what has to stay the same over all attempts; raises `BadInput` where the prepared data are not those that the
+    run's checkpoints come from. `attempt`: what may differ.
     """
     path = folder / "manifest.json"
     before = read_json(path) if path.exists() else {"attempts": []}
     if before.get("data", run["data"]) != run["data"]:
-        raise BadInput(
-            folder.name,
-            f"was started with data {before['data']['hash']}, now they are {run['data']['hash']}",
-            "restore the data, or choose another name= or row=",
-        )
+        if RunFolder(folder).holds_work:
+            raise BadInput(
+                folder.name,
+                f"was started with data {before['data']['hash']}, now they are {run['data']['hash']}",
+                "restore the data, or choose another name= or row=",
+            )
+        before = {"attempts": []}
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     manifest = {**run, "attempts": [*before["attempts"], {"started": started, **surroundings(), **attempt}]}
     write_json(path, manifest)

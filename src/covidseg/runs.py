@@ -29,6 +29,7 @@ INSIGNIFICANT = {
     "training.prefetch", "training.log_every", "training.checkpoint_every", "training.channels_last",
     "training.compile", "model.checkpoint_activations", "inference.batch_size",
 }  # fmt: skip
+_OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
 _SECRET = re.compile(r"(?:^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
@@ -99,12 +100,23 @@ class RunFolder:
     def config_hash(self) -> str | None:
         return None if (config := self.config) is None else config_hash(config)
 
+    @property
+    def holds_work(self) -> bool:
+        """Whether something would be lost with the folder: a checkpoint, or results."""
+        return self.is_finished or any(self.checkpoints.glob("*.ckpt"))
+
     def claim(self, cfg: DictConfig) -> None:
-        """Write config.yaml, or raise `BadInput` with the differences where another configuration's run lies."""
+        """Write config.yaml, or raise `BadInput` with the differences where another configuration's run lies.
+
+        A start that failed before its first checkpoint, as one with a wrong option does, keeps no name to itself.
+        """
         if (held := self.config) is not None and (differences := _differences(held, cfg)):
-            raise BadInput(
-                str(self), f"holds a run of another configuration ({differences})", "choose another name= or row="
-            )
+            if self.holds_work:
+                raise BadInput(
+                    str(self), f"holds a run of another configuration ({differences})", "choose another name= or row="
+                )
+            for name in _OF_ONE_CONFIGURATION:
+                (self.path / name).unlink(missing_ok=True)
         write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(_without_secrets(plain(cfg)))))
 
     def write_status(self, state: str, **values: Any) -> None:

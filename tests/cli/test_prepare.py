@@ -53,6 +53,13 @@ def test_refused_cases_exit_2_and_the_others_are_prepared(scans, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"scans", "data"}  # no litter
 
 
+def test_an_option_of_another_data_set_is_named(scans, tmp_path):
+    done = run(f"data.root={scans}", "+data.source.count=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.source: Folder got an unexpected keyword argument 'count' -> ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_check_only_reports_and_writes_nothing(scans, tmp_path):
     done = run(f"data.root={scans}", "check_only=true", cwd=tmp_path)
     assert done.returncode == 2 and "d REFUSED" in done.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from covidseg.errors import BadInput, Interrupted
+from covidseg.runs import RunFolder
 from covidseg.sweep.driver import settle
 from covidseg.sweep.pool import LocalPool
 from covidseg.sweep.rows import State
@@ -54,6 +55,19 @@ def test_a_row_that_ends_badly_stops_no_other(bench, mode, state, reason):
     bench.run(rows, devices=2)
     assert states(rows) == [State.DONE, state, State.DONE, State.DONE]
     assert reason in rows[1].reason
+
+
+def test_a_folder_of_another_configuration_is_free_while_it_holds_no_work(bench, monkeypatch):
+    row = bench.row("a")
+    row.folder.path.mkdir(parents=True)
+    row.folder.write_status("failed", reason="a wrong option")
+    monkeypatch.setattr(RunFolder, "config_hash", "another")
+    row.judge()
+    assert row.state is State.WAITING
+    row.folder.checkpoints.mkdir()
+    (row.folder.checkpoints / "last.ckpt").touch()
+    row.judge()
+    assert row.state is State.FAILED and "another configuration" in row.reason
 
 
 def test_only_what_is_missing_runs_again(bench):

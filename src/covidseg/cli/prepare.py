@@ -48,26 +48,34 @@ def show(outcome: Outcome, console: Console) -> None:
 
 
 def case_table(outcome: Outcome) -> Table:
-    """One line for each accepted case: who, which side of the split, grid, volumes."""
+    """One line for each accepted case: who, which side of the split, grid, volumes.
+
+    A column that would say nothing (no sites, each case its own patient) leaves its room to the others.
+    """
     sides = {}
     if outcome.dataset:
         sides = {case: side for side, cases in vars(outcome.dataset.split()).items() for case in cases}
-    table = Table()
-    for name in ("case", "patient", "site", "set", "size z, y, x", "spacing z, y, x mm", "lung ml", "lesion ml"):
-        table.add_column(name, justify="right" if name.endswith(("ml", "x")) else "left")
+    lines = []
     for info in outcome.infos:
         native = info["grid"]["native"]
-        row = [
-            info["id"],
-            info["patient"],
-            info["site"],
-            sides.get(info["id"], ""),
-            " ".join(map(str, native["shape_zyx"])),
-            " ".join(f"{mm:.3g}" for mm in native["spacing_zyx"]),
-            _ml(info, "lung"),
-            _ml(info, "lesion"),
-        ]
-        table.add_row(*map(escape, row))
+        lines.append(
+            {
+                "case": info["id"],
+                "patient": info["patient"] if info["patient"] != info["id"] else "",
+                "site": info["site"],
+                "set": sides.get(info["id"], ""),
+                "size z, y, x": " ".join(map(str, native["shape_zyx"])),
+                "spacing z, y, x mm": " ".join(f"{mm:.3g}" for mm in native["spacing_zyx"]),
+                "lung ml": _ml(info, "lung"),
+                "lesion ml": _ml(info, "lesion"),
+            }
+        )
+    table = Table()
+    names = [name for name in (lines[0] if lines else ()) if any(line[name] for line in lines)]
+    for name in names:
+        table.add_column(name, justify="right" if name.endswith(("ml", "x")) else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(escape(line[name]) for name in names))
     return table
 
 

@@ -10,6 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -123,7 +124,13 @@ def listing(options: Mapping[str, Any]) -> Listing:
     source = options["source"]
     if not str(source["_target_"]).startswith(_CONVERTERS):
         raise BadInput("data.source._target_", f"{source['_target_']} is no converter", f"choose one of {_CONVERTERS}*")
-    found: Listing = instantiate(source, _convert_="all").listing()
+    try:
+        converter = instantiate(source, _convert_="all")
+    except InstantiationException as error:
+        wrong = str(error.__cause__ or error).replace(".__init__()", "")
+        remedy = "conf/data shows what it takes; a recipe may hold options of another data set"
+        raise BadInput("data.source", wrong, remedy) from error
+    found: Listing = converter.listing()
     spelled: dict[str, list[Source]] = {}
     for case in found.cases:
         spelled.setdefault(case.id.casefold(), []).append(case)

@@ -87,7 +87,8 @@ class Row:
 def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> tuple[State, str]:
     """What a folder says of the run with this config hash, and why; `retry_failed`: a failed one may start again."""
     status = folder.status or {}
-    if folder.config_hash not in (None, wanted_hash):
+    of_another = folder.config_hash not in (None, wanted_hash)
+    if of_another and folder.holds_work:
         return (
             State.FAILED,
             "the folder holds a run of another configuration: choose another name= or row=, or remove it",
@@ -96,7 +97,7 @@ def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> t
         return State.DONE, ""
     if folder.is_locked():
         return State.ELSEWHERE, f"process {status.get('pid', '?')}"
-    if status.get("state") == "failed" and not retry_failed:
+    if status.get("state") == "failed" and not retry_failed and not of_another:
         return State.FAILED, status.get("reason") or "no reason was left"
     return State.WAITING, ""
 
