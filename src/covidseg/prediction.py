@@ -22,7 +22,7 @@ import torch
 from covidseg.data.scans import Scan, ScanSource, read_scan, write_mask
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import read_json, sha256, sweep_temporaries, write_csv, write_json
-from covidseg.quantify import FIGURES, NOTES, NOTICE, quantify
+from covidseg.quantify import FIGURES, NOTES, NOTICE, doubts, quantify
 from covidseg.segmenter import Segmenter
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int], None]  # (what is segmented, windows done, 
 
 @dataclass(frozen=True)
 class Result:
-    """One scan's figures, what was noticed on reading it, how long it took, and whether it was done before."""
+    """One scan's figures, what was noticed on the way, how long it took, and whether it was done before."""
 
     case: str
     figures: Mapping[str, Any]
@@ -105,7 +105,8 @@ class Predictor:
         if entry is not None and not self.overwrite:
             if self._stands(entry, request, files):
                 figures = read_json(files["quantities"])["figures"]
-                return Result(source.id, figures, scan.notes, time.perf_counter() - started, resumed=True)
+                notes = (*scan.notes, *doubts(figures))
+                return Result(source.id, figures, notes, time.perf_counter() - started, resumed=True)
             if entry["files"] or entry["request"] != request:  # not what a killed call left unfinished
                 self._refuse_existing(files.values())
         self._record(source.id, {"request": request, "files": {}})  # from here on the files are ours
@@ -115,13 +116,13 @@ class Predictor:
         for name, mask in masks.items():
             write_mask(files[name], mask.view(np.uint8), scan.geometry, overwrite=True)
         figures = quantify(masks.get("lung"), masks.get("lesion"), scan.voxels, scan.geometry, self.consolidation_hu)
-        seconds = time.perf_counter() - started
+        notes, seconds = (*scan.notes, *doubts(figures)), time.perf_counter() - started
         page = {"notice": NOTICE, "case": source.id, "figures": figures, "explanations": NOTES}
-        page |= {"scan_notes": list(scan.notes), "seconds": round(seconds, 2), **self._settings}
+        page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
         write_json(files["quantities"], page)
         hashes = {file.name: sha256(file) for file in files.values()}
         self._record(source.id, {"request": request, "files": hashes})
-        return Result(source.id, figures, scan.notes, seconds)
+        return Result(source.id, figures, notes, seconds)
 
     def finish(self, failures: Mapping[str, Exception]) -> None:
         """Write the table of all cases in the folder, and the list of those refused in this call."""

@@ -3,6 +3,7 @@
 All of them are descriptive and made by simple rules, some approximate (see `NOTES`). Research use only.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +33,7 @@ ONE_SIDED = 0.9  # a piece of lung with this share of its volume on one side of 
 VALLEY = 1 / 3  # of the widest section on either side: what the plane between touching lungs may hold at most
 TISSUE_HU = -500  # what is denser is the patient's body: the midline is taken from it
 EIGHT_BIT_VALUES = 256
+ASTRAY = 0.25  # of the lesion outside the lung mask, from which on one of the two masks is doubtful
 
 
 def quantify(
@@ -63,6 +65,14 @@ def quantify(
         undefined.update({name: "no lung found" for name in FIGURES if name not in figures and name not in undefined})
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
     return {**dict.fromkeys((*FIGURES, "left_right_method")), **rounded, "undefined": undefined}
+
+
+def doubts(figures: Mapping[str, Any]) -> list[str]:
+    """Why the figures of one scan should not be believed as they are."""
+    outside, lesion = figures.get("lesion_outside_lung_ml"), figures.get("lesion_ml")
+    if outside and outside > ASTRAY * lesion:
+        return [f"{outside:.1f} of {lesion:.1f} ml lesion lie outside the lung mask, and in no share: check both masks"]
+    return []
 
 
 def split_lungs(lung: np.ndarray, midline: int) -> tuple[np.ndarray | None, str]:
