@@ -12,6 +12,7 @@ import torch
 
 from covidseg import tracking, training
 from covidseg.checkpoints import load_checkpoint
+from covidseg.data.datamodule import CTDataModule
 from covidseg.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.evaluation import evaluate_cases
 from covidseg.runs import RunFolder, run_dir
@@ -55,10 +56,9 @@ def test_a_run_leaves_its_folder_and_then_does_nothing(train_config, capsys):
     assert (status["state"], status["step"], status["max_steps"]) == ("finished", 8, 8)
     capsys.readouterr()
 
-    before = {
-        path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.name not in (".lock", "config.yaml")
-    }
-    assert train(cfg) is None
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.name != ".lock"}
+    other_way = ["model=covidsegnet", "model.width=4", "task=joint", "augment=strong", "trainer.deterministic=true"]
+    assert train(train_config(*other_way)) is None  # config.yaml goes on to say how it was made
     assert "finished: nothing to do" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
@@ -95,6 +95,36 @@ def test_another_configuration_and_other_data_are_refused(train_config, monkeypa
     monkeypatch.setattr(training, "_open_data", lambda cfg: dataclasses.replace(original(cfg), hash="ffffffffffff"))
     with pytest.raises(BadInput, match="started with data 0123456789ab, now they are ffffffffffff"):
         train(cfg)
+
+
+def test_a_choice_among_checkpoints_needs_something_to_be_found(train_config, monkeypatch, capsys):
+    """A run whose best checkpoint nobody could tell would train to its end and then have nothing to score."""
+    monkeypatch.setattr(CTDataModule, "can_choose", False)
+    with pytest.raises(BadInput, match=r"training\.evaluate=best: no validation case of small has a lesion"):
+        train(train_config("training.evaluate=best"))
+    assert train(train_config("training.evaluate=last"))["sets"]["test"]
+
+
+def test_results_are_there_before_the_run_is_called_finished(train_config, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "write_results", killed)
+    with pytest.raises(Interrupted):
+        train(train_config())
+    assert RunFolder(run_dir(train_config())).status["state"] == "interrupted"
+
+
+def test_a_run_that_nothing_is_held_out_of_says_so(train_config, monkeypatch, capsys):
+    original = CTDataModule.__init__
+
+    def all_trained_on(self, *arguments):
+        original(self, *arguments)
+        self.sets = {name: [] for name in self.sets}
+
+    monkeypatch.setattr(CTDataModule, "__init__", all_trained_on)
+    assert train(train_config())["sets"] == {}
+    assert "there will be no score" in capsys.readouterr().out
 
 
 def test_resume_says_what_it_does_and_refuses_what_it_cannot(train_config, capsys):
@@ -173,11 +203,31 @@ def test_memory_that_runs_out_is_the_environment_s_fault(train_config, with_call
         (["trainer.precision=13"], "trainer: "),
         (["training.patch_size_zyx=[15,16,17]"], r"stride \(8, 8, 8\) -> use \[16,16,24\]"),
         (["inference.roi_zyx=[16,16,20]"], r"inference\.roi_zyx=\[16, 16, 20\]"),
+        (["trainer.devices=[0,1]"], "trainer: "),
+        (["trainer.accelerator=tpu"], "trainer: "),
+        (["inference.overlap=1.5"], "inference: overlap 1.5"),
+        (["inference.overlap=wide"], "inference: "),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate"),
+        (["optimizer.betas=[2,0.9]"], "optimizer: Invalid beta"),
+        (["optimizer.schedule.rate=fast"], r"optimizer\.schedule: "),
+        (["optimizer.schedule.rate=-1"], r"optimizer\.schedule: "),
+        (["optimizer=adamw", "optimizer.schedule.warmup_steps=-3"], "warmup_steps=-3 is below 0"),
+        (["loss.dice_weight=much"], "loss: "),
+        (["loss.dice_weight=.inf"], "loss: is "),
+        (["augment=strong", "augment.mirror.axes=[5]"], r"augment\.mirror: "),
+        (["augment=strong", "augment.noise.sd=3"], "augment: "),
+        (["augment=strong", "augment.noise.probability=2"], "probability=2 is not in"),
+        (["task=joint", "task.out_channels=1"], r"task\.label_to_target: \[0, 1, 2\] does not give"),
+        (["task=joint", "model.out_channels=2"], r"model\.out_channels=2: is not what task joint needs"),
+        (["task.label_to_target=[0,1]"], r"task\.label_to_target: \[0, 1\]"),
+        (["task.structures.lesion.channels=[2]"], r"task\.structures\.lesion\.channels: \[2\] are not among"),
     ],
 )
-def test_trainer_options_that_cannot_be_are_refused(train_config, overrides, message):
+def test_values_that_no_part_can_use_are_refused_before_the_first_step(train_config, overrides, message):
+    cfg = train_config(*overrides)
     with pytest.raises(BadInput, match=message):
-        train(train_config(*overrides))
+        train(cfg)
+    assert not (run_dir(cfg) / "metrics.csv").exists()
 
 
 def test_a_fold_without_held_out_cases_is_scored_on_its_validation_cases(train_config, monkeypatch):

@@ -1,8 +1,9 @@
 """From a configuration to the parts of a run: what is checked, the LightningModule, the Trainer."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +23,8 @@ from covidseg.signals import StopRequest
 from covidseg.structures import Task
 from covidseg.task import SegmentationTask
 
+T = TypeVar("T")
+
 
 def check(cfg: DictConfig) -> None:
     """What no single component can check: types, and values that have to fit each other. Raises `BadInput`."""
@@ -38,11 +41,20 @@ def check(cfg: DictConfig) -> None:
     for key, value, choices in (
         ("resume", cfg.resume, ("auto", "require", "never")),
         ("training.evaluate", training.evaluate, ("last", "best")),
+        ("logger.backend", cfg.logger.backend, ("csv", "wandb")),
+        ("logger.mode", cfg.logger.get("mode", "auto"), ("auto", "online", "offline")),
+        ("trainer.deterministic", cfg.trainer.deterministic, (True, False)),
+        ("trainer.progress", cfg.trainer.progress, (True, False)),
     ):
         if value not in choices:
-            raise BadInput(f"{key}={value}", "there is no such choice", f"one of {', '.join(choices)}")
-    if not _is_like(cfg.seed, 0) or cfg.seed < 0:
+            raise BadInput(f"{key}={value}", "there is no such choice", f"one of {', '.join(map(str, choices))}")
+    if not _is_like(cfg.seed, 0) or not 0 <= cfg.seed < 2**63:
         raise BadInput(f"seed={cfg.seed}", "is no seed", "use 0, 1, 2, ...")
+    if training.gradient_clip is not None and training.gradient_clip <= 0:
+        raise BadInput(f"training.gradient_clip={training.gradient_clip}", "is no norm", "null, or more than 0")
+    window = cfg.data.window
+    if not _is_like(window, OmegaConf.create([0.0, 1.0])) or window[0] >= window[1]:
+        raise BadInput(f"data.window={window}", "is no range of HU", "give [low,high], as [-1250,250]")
     if cfg.fold is not None and not _is_like(cfg.fold, 0):
         raise BadInput(f"fold={cfg.fold}", "is no fold", "use null, or 0, 1, 2, ...")
 
@@ -65,21 +77,55 @@ def build_task(cfg: DictConfig, stop: StopRequest) -> SegmentationTask:
         _check_size(key, OmegaConf.select(cfg, key), network)
     if cfg.training.compile:
         network.compile()
+    task = Task.from_config(cfg.task)
+    if cfg.model.out_channels != task.out_channels:
+        wrong = f"is not what task {task.name} needs"
+        raise BadInput(f"model.out_channels={cfg.model.out_channels}", wrong, f"{task.out_channels}: leave it out")
     optimizer = OmegaConf.to_container(cfg.optimizer, resolve=True)
-    schedule = instantiate(optimizer.pop("schedule"))
-    return SegmentationTask(
+    module = SegmentationTask(
         network=network,
-        loss=instantiate(cfg.loss),
+        schedule=_tried("optimizer.schedule", lambda: instantiate(optimizer.pop("schedule"))),
+        loss=_tried("loss", lambda: instantiate(cfg.loss)),
         optimizer=instantiate({**optimizer, "_partial_": True}),
-        schedule=schedule,
-        augment=instantiate(cfg.augment),
-        task=Task.from_config(cfg.task),
+        augment=_tried("augment", lambda: instantiate(cfg.augment)),
+        task=task,
         window=cfg.data.window,
-        inferer=WindowInferer(**cfg.inference),
+        inferer=_tried("inference", lambda: WindowInferer(**cfg.inference)),
         seed=cfg.seed,
         channels_last=cfg.training.channels_last,
         stopping=lambda: stop.signum != 0,
     )
+    _rehearse(module)
+    return module
+
+
+def _rehearse(module: SegmentationTask) -> None:
+    """Use each part once on something small: a value that none can work with ends the run here, named, not in step 1.
+
+    Raises `BadInput`. Draws no number of the run's own.
+    """
+    size = (1, 1, 8, 8, 8)
+    image, labels, rng = torch.full(size, 0.5), torch.zeros(size, dtype=torch.uint8), torch.Generator().manual_seed(0)
+    for name, transform in module.augment.transforms.items():
+        _tried(f"augment.{name}", lambda transform=transform: transform.surely()(image, labels, rng))
+    logits = torch.zeros(1, module.task.out_channels, 2, 2, 2)
+    loss = _tried("loss", lambda: module.loss(logits, torch.zeros(1, 2, 2, 2, dtype=torch.int64)))
+    if not torch.isfinite(loss):
+        raise BadInput("loss", f"is {loss.item()} on a small patch already", "correct its weights")
+    weight = nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    _tried("optimizer", lambda: module.optimizer([weight]).step())
+    factors = _tried("optimizer.schedule", lambda: [float(module.schedule(step)) for step in (0, 1, 2)])
+    if not all(0 <= factor < math.inf for factor in factors):
+        raise BadInput("optimizer.schedule", f"gives factors of {factors} in the first steps", "correct its numbers")
+
+
+def _tried(option: str, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`; what it raises is told as a fault of `option`."""
+    try:
+        return attempt()
+    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        raise BadInput(option, " ".join(str(error).split()), "--help shows the options") from error
 
 
 def _check_size(key: str, size_zyx: Sequence[int] | None, network: nn.Module) -> None:
@@ -123,7 +169,7 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise BadInput("trainer", str(error).splitlines()[0], "--help shows the options") from error
 
 

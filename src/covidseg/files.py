@@ -20,6 +20,14 @@ from typing import Any
 from covidseg.errors import EnvironmentFault
 
 TEMPORARY_PREFIX = ".tmp-"
+DISK_FAULTS = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "your quota is used up; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose a folder you may write to",
+    errno.EPERM: "permission denied; choose a folder you may write to",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+}
 _FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -31,7 +39,7 @@ def atomic_path(path: Path | str, suffix: str | None = None) -> Iterator[Path]:
     read-only; the previous file stands then as before, and the temporary one is gone.
     """
     path = Path(path)
-    with _environment_faults(path):
+    with environment_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-", suffix=suffix, dir=path.parent)
         os.close(handle)
@@ -97,21 +105,15 @@ def sweep_temporaries(folder: Path | str) -> int:
 
 
 @contextmanager
-def _environment_faults(path: Path) -> Iterator[None]:
+def environment_faults(path: Path) -> Iterator[None]:
+    """Turn what a disk or its rights refuse while `path` is written into an `EnvironmentFault`; other errors pass."""
     try:
         yield
     except OSError as error:
-        remedy = {
-            errno.ENOSPC: "free some space or choose another folder",
-            errno.EDQUOT: "your quota is used up; choose another folder",
-            errno.EROFS: "the file system is read-only; choose another folder",
-            errno.EACCES: "permission denied; choose a folder you may write to",
-            errno.EPERM: "permission denied; choose a folder you may write to",
-            errno.ENOTDIR: "a file stands where a folder is needed",
-        }.get(error.errno)
-        if remedy is None:
+        if error.errno not in DISK_FAULTS:
             raise
-        raise EnvironmentFault(path.name, f"cannot be written ({os.strerror(error.errno)})", remedy) from error
+        wrong = f"cannot be written ({os.strerror(error.errno)})"
+        raise EnvironmentFault(path.name, wrong, DISK_FAULTS[error.errno]) from error
 
 
 def _fsync_folder(folder: Path) -> None:

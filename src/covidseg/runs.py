@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from covidseg.errors import BadInput, EnvironmentFault
-from covidseg.files import read_json, write_json, write_text
+from covidseg.files import environment_faults, read_json, write_json, write_text
 from covidseg.paths import CONF
 
 # What a result depends on. Everything else (devices, logger, places, resume) may change between two starts of one run.
@@ -94,7 +95,13 @@ class RunFolder:
 
     @property
     def config(self) -> DictConfig | None:
-        return OmegaConf.load(self.config_path) if self.config_path.exists() else None
+        """The content of config.yaml, None where there is none; `BadInput` where it is no YAML."""
+        if not self.config_path.exists():
+            return None
+        try:
+            return OmegaConf.load(self.config_path)
+        except (YAMLError, ValueError, OSError) as error:
+            raise BadInput(f"{self}/config.yaml", "cannot be read", "restore it, or remove the folder") from error
 
     @property
     def config_hash(self) -> str | None:
@@ -117,6 +124,8 @@ class RunFolder:
                 )
             for name in _OF_ONE_CONFIGURATION:
                 (self.path / name).unlink(missing_ok=True)
+        if self.is_finished:
+            return  # the file says how the run was made, not how it was asked for again
         write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(_without_secrets(plain(cfg)))))
 
     def write_status(self, state: str, **values: Any) -> None:
@@ -128,7 +137,9 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for the life of this block or process; `EnvironmentFault` if another process holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        with environment_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".lock").touch()
         with open(self.path / ".lock", "a") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

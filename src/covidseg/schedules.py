@@ -15,6 +15,8 @@ class WarmupPolynomial:
     """Rises linearly over `warmup_steps`, then falls as (1 - t / T)^power to zero at `max_steps`."""
 
     def __init__(self, warmup_steps: int, max_steps: int, power: float):
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps={warmup_steps} is below 0")
         self.warmup_steps, self.max_steps, self.power = warmup_steps, max_steps, power
 
     def __call__(self, step: int) -> float:

@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from covidseg.errors import BadInput
+
 NAMES = ("lesion", "lung")  # every structure of every task; also the suffixes of mask files
 
 
@@ -36,9 +38,21 @@ class Task:
     label_to_target: tuple[int, ...]
     structures: Mapping[str, Structure]
 
+    def __post_init__(self):
+        classes = range(max(self.out_channels, 2))  # one channel is a sigmoid head: background and one class
+        if self.out_channels < 1 or len(self.label_to_target) != 3 or not set(self.label_to_target) <= set(classes):
+            wrong = f"{list(self.label_to_target)} does not give each of 3 stored labels one of {len(classes)} classes"
+            raise BadInput("task.label_to_target", wrong, f"see conf/task, and task.out_channels={self.out_channels}")
+        for name, part in self.structures.items():
+            if name not in NAMES or not part.channels or not part.labels or not {1, 2} >= set(part.labels):
+                raise BadInput(f"task.structures.{name}", "is no union of stored labels", "see conf/task/joint.yaml")
+            if not set(part.channels) <= set(classes[1:]):
+                wrong = f"{list(part.channels)} are not among the classes 1 to {classes[-1]} of the network"
+                raise BadInput(f"task.structures.{name}.channels", wrong, "raise task.out_channels")
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """From the `task` section of a configuration (a plain mapping or OmegaConf's)."""
+        """From the `task` section of a configuration (a plain mapping or OmegaConf's). Raises `BadInput`."""
         structures = {
             str(name): Structure(tuple(part["channels"]), tuple(part["labels"]), float(part["tolerance_mm"]))
             for name, part in config["structures"].items()

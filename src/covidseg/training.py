@@ -55,13 +55,17 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
 
 def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     processes.follow_parent()
+    stop = StopRequest()
+    task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
     dataset = _open_data(cfg)
     training = plain(cfg)["training"]
     data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed)
-    if cfg.training.evaluate == "best" and not data.sets["validation"]:
-        raise BadInput("training.evaluate=best", f"{dataset.name} has no validation case", "set it to last")
-    with StopRequest().installed() as stop:
-        task = build_task(cfg, stop)
+    if cfg.training.evaluate == "best" and not data.can_choose:
+        wrong = f"no validation case of {dataset.name} has a {' or '.join(data.structures)} to be found"
+        raise BadInput("training.evaluate=best", wrong, "set it to last, or raise data.splits.validation_fraction")
+    if not any(data.sets.values()) and not processes.rank():
+        print(f"{folder}: {dataset.name} holds no case out of the training, so there will be no score")
+    with stop.installed():
         checkpoint = _checkpoint(cfg, folder, task)
         loggers = tracking.make_loggers(cfg, folder)
         boundary = Boundary(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
@@ -88,8 +92,8 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
                 "multiply_adds": facts["multiply_adds"],
             }
             tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished")
-            folder.write_status("finished", step=training["max_steps"])
             metrics = write_results(folder.path, rows, extra)
+            folder.write_status("finished", step=training["max_steps"])
             Console(soft_wrap=True, highlight=False).print(summary_table(metrics["sets"]))
             return metrics
 

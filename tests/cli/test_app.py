@@ -1,10 +1,12 @@
 """Wrong options: one line on stderr that says what to write instead, exit status 2, and nothing left behind."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
+from covidseg.cli.app import one_line_errors
 from covidseg.paths import ROOT
 
 
@@ -40,6 +42,22 @@ def test_a_group_of_another_command_is_not_offered(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: recipe: there is no such option")
     assert "did you mean recipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C -> the same command starts again"),
+        (OSError(errno.EROFS, "", "/srv/runs/.sweeps"), 3, "error: .sweeps: Read-only file system -> "),
+        (MemoryError(), 3, "error: memory: exhausted"),
+    ],
+)
+def test_what_no_component_knew_better_is_one_line_too(capsys, error, status, line):
+    with pytest.raises(SystemExit) as left, one_line_errors(debug=False):
+        raise error
+    assert left.value.code == status
+    said = capsys.readouterr().err
+    assert said.startswith(line) and len(said.splitlines()) == 1 and "/srv" not in said
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -169,6 +169,7 @@ def test_states_of_runs_that_have_no_results(write_run, write_unfinished, tmp_pa
     damaged = write_run("demo", "damaged")
     (damaged / "cases.csv").write_text("case\np1\n")
     write_unfinished("demo", "crashed", "running", step=3, max_steps=9)
+    write_unfinished("demo", "torn", "finished", step=9, max_steps=9)  # killed between its last words and its results
     running = write_unfinished("demo", "running", "running", step=3, max_steps=9)
     (tmp_path / "runs" / "demo" / "started" / "lesion" / "seed0").mkdir(parents=True)
     with RunFolder(running).lock():
@@ -178,6 +179,7 @@ def test_states_of_runs_that_have_no_results(write_run, write_unfinished, tmp_pa
         "good": "finished",
         "damaged": "damaged",
         "crashed": "killed",
+        "torn": "killed",
         "running": "running",
         "started": "waiting",
     }

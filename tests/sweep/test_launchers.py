@@ -26,11 +26,32 @@ def test_rows_that_do_not_differ_in_their_folder_are_refused(app):
     status, out, err = app.run("-m", "row=a", "training.max_steps=2,3")
     assert status == 2 and not list(app.folder.glob("runs/toy"))
     assert "training.max_steps=2 and training.max_steps=3" in err and out == ""
+    assert "'row=mine-${training.max_steps}'" in err
 
 
 def test_an_empty_glob_is_an_error(app):
     status, _, err = app.run("-m", "row=glob(z*)")
     assert status == 2 and "sweep: has no runs" in err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_steps=abc,8", "training.max_steps=abc: is no whole number"),
+        ("training.patch_size_zyx=16", "training.patch_size_zyx=16: is no list"),
+        ("trainer.num_nodes=x", "trainer.num_nodes=x: is no whole number"),
+        ("hydra.launcher.retries=1", "hydra.launcher.retries: this launcher has no such option -> launcher=pool:"),
+    ],
+)
+def test_values_that_no_sweep_can_use_are_one_line(app, override, message):
+    status, _, err = app.run("-m", "row=a", override)
+    assert status == 2 and err.startswith(f"error: {message}") and len(err.strip().splitlines()) == 1
+
+
+def test_a_changed_grid_gets_advice_that_helps(app):
+    assert app.run("-m", "row=a", "seed=0")[0] == 0
+    status, _, err = app.run("-m", "row=a", "seed=0", "training.max_steps=3")
+    assert status == 1 and "another name= or row=" in err and "retry_failed" not in err
 
 
 def test_devices_by_name_are_refused(app):

@@ -42,6 +42,17 @@ def test_each_state_is_shown_with_what_matters_about_it(bench):
     assert "on 2, step 30 of 90, 4 patches/s, 30 s left" in lines["waiting"]
 
 
+def test_a_run_that_cannot_be_described_hides_no_other(bench):
+    for name, config in (("damaged", "a: ["), ("listed", "training: {batch_size: 2}\ntrainer: {devices: [0, 1]}")):
+        row = bench.row(name)
+        row.folder.write_status("running", step=3, max_steps=9)
+        row.folder.config_path.write_text(config)
+    bench.row("alone").folder.write_status("interrupted", step=3, max_steps=9)
+    text, _ = shown(bench)
+    assert "config.yaml: cannot be read" in text
+    assert "table2/listed" in text and "table2/alone" in text
+
+
 def test_a_run_of_no_sweep_is_shown_too(bench):
     row = bench.row("alone")
     row.folder.write_status("interrupted", step=3, max_steps=9)

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -21,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from covidseg.errors import CovidSegError
+from covidseg.files import DISK_FAULTS
 from covidseg.paths import CONF, EXPERIMENTS
 
-BAD_INPUT, ENVIRONMENT = 2, 3
+BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
 
 
 def application(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -63,6 +65,13 @@ def one_line_errors(debug: bool, config_name: str | None = None) -> Iterator[Non
         _leave(error, "memory: exhausted -> use a smaller patch or batch, or a machine with more", ENVIRONMENT, debug)
     except (HydraException, OmegaConfBaseException) as error:
         _leave(error, _explain(error, config_name), BAD_INPUT, debug)
+    except OSError as error:  # where no component knows better, as in Hydra's own folders
+        if error.errno not in DISK_FAULTS:
+            raise
+        name = Path(str(error.filename)).name
+        _leave(error, f"{name}: {os.strerror(error.errno)} -> {DISK_FAULTS[error.errno]}", ENVIRONMENT, debug)
+    except KeyboardInterrupt as error:  # before or after the work, which has words of its own
+        _leave(error, "stopped by Ctrl-C -> the same command starts again", STOPPED, debug)
 
 
 def _leave(error: BaseException, message: str, status: int, debug: bool) -> NoReturn:
@@ -85,9 +94,13 @@ def _explain(error: Exception, config_name: str | None) -> str:
     if key := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         full = re.search(r"full_key: (\S+)", str(getattr(error, "__cause__", "") or text))
         wanted = full[1] if full else key[1]
+        if wanted.startswith("hydra.launcher."):
+            return f"{wanted}: this launcher has no such option -> {_launcher_options()}"
         return f"{wanted}: there is no such option -> {_nearest(wanted, known)}--help shows the options"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]}: has no value -> give it on the command line: {missing[1]}=..."
+    if "raised while composing config" in text and "launcher" in text:
+        return "hydra/launcher: cannot be chosen by itself -> launcher=pool or launcher=slurm"
     return _wrong_value(text) or f"configuration: {text.splitlines()[0]} -> --help shows the options"
 
 
@@ -137,6 +150,12 @@ def _nearest(wanted: str, options: list[str]) -> str:
     if not match:  # the last part may be right and its path wrong: `max_steps` for `training.max_steps`
         match = [option for option in options if option.split(".")[-1] == wanted.split(".")[-1]][:1]
     return f"did you mean {match[0]}? " if match else ""
+
+
+def _launcher_options() -> str:
+    """What each launcher takes, read from its YAML file."""
+    files = sorted((CONF / "launcher").glob("*.yaml"))
+    return "; ".join(f"launcher={file.stem}: {', '.join(OmegaConf.load(file).hydra.launcher)}" for file in files)
 
 
 def _slot_owners(slot: str) -> str:

@@ -2,15 +2,17 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from covidseg.cli.app import application
+from covidseg.errors import BadInput
 from covidseg.files import read_json
 from covidseg.runs import RunFolder
 from covidseg.sweep.ledger import is_held
@@ -30,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.watch is None or not running:
         console.print(shown)
         return
-    with Live(shown, console=console, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(shown, console=console, auto_refresh=False) as live:
         while running:
             time.sleep(cfg.watch)
             shown, running = overview(runs, cfg.name)
@@ -81,18 +83,24 @@ def _line(ledger: Path, row: dict[str, Any], held: bool) -> tuple[str, State, st
 def _alone(folder: RunFolder, name: str) -> tuple[str, State, str]:
     """A run that was started by itself; its process holds its lock while it lives."""
     status = folder.status or {}
+    try:
+        config = folder.config
+    except BadInput as error:
+        return name, State.FAILED, str(error)
     state, reason = judged(folder, folder.config_hash or "")
     if state is State.ELSEWHERE:
         state = State.RUNNING
     elif state is State.WAITING:
         state, reason = State.INTERRUPTED, f"stopped at step {status.get('step', 0)} of {status.get('max_steps', '?')}"
-    config = folder.config
-    patches = (
-        config.training.batch_size * (config.trainer.devices if config.trainer.devices != "auto" else 1)
-        if config
-        else 0
-    )
+    patches = config.training.batch_size * _processes(config.trainer.devices) if config else 0
     return name, state, describe(state, reason, [], folder, status.get("max_steps") or 0, patches)
+
+
+def _processes(devices: object) -> int:
+    """How many `trainer.devices` means, as far as it says so."""
+    if isinstance(devices, ListConfig):
+        return len(devices)
+    return devices if isinstance(devices, int) and devices > 0 else 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ comes from a generator on the device that is seeded from the first.
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +31,8 @@ class Transform:
     """Applies `change` to the samples that the draw hits, and leaves the others."""
 
     def __init__(self, probability: float):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability={probability} is not in [0, 1]")
         self.probability = probability
 
     def __call__(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -39,6 +42,12 @@ class Transform:
         hit = hit.to(image.device)
         changed_image, changed_mask = self.change(image[hit], mask[hit], rng)
         return image.index_copy(0, hit, changed_image), mask.index_copy(0, hit, changed_mask)
+
+    def surely(self) -> "Transform":
+        """The same transform for every sample."""
+        certain = copy(self)
+        certain.probability = 1.0
+        return certain
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         """Image and mask of the hit samples, changed; values outside [0, 1] are clipped here."""

@@ -47,6 +47,11 @@ class CTDataModule(pl.LightningDataModule):
             for name in ("validation", "test", "external")
         }
 
+    @property
+    def can_choose(self) -> bool:
+        """Whether validation can tell a better network from a worse one: some case has something to be found."""
+        return any(len(case.foreground[name]) for case in self.sets["validation"] for name in self.structures)
+
     def train_dataloader(self) -> PatchLoader:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = PatchSampler(

@@ -132,7 +132,7 @@ def _run(folder: Path) -> Run | None:
     if not run.is_finished:
         status = run.status or {}
         state = str(status.get("state", "waiting"))
-        if state == "running" and not run.is_locked():
+        if state in ("running", "finished") and not run.is_locked():  # `finished` is only true with metrics.json
             state = "killed"
         return Run(*identity, state=state, reason=str(status.get("reason") or _progress(status)))
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from covidseg.errors import EnvironmentFault
 from covidseg.files import read_json
@@ -67,7 +68,7 @@ def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
                 continue
             cfg = OmegaConf.load(config)
             key = _network_key(OmegaConf.to_container(cfg.model, resolve=True), list(cfg.training.patch_size_zyx))
-        except (OSError, ValueError, LookupError, OmegaConfBaseException):
+        except (OSError, ValueError, LookupError, OmegaConfBaseException, YAMLError):
             continue  # a run that has not come so far, or one of an older version
         seen.setdefault(key, []).append(attempt["processes"] / rate)
     return {key: median(values) for key, values in seen.items()}

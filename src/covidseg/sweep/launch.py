@@ -19,7 +19,7 @@ from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
 from covidseg.sweep.estimate import check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
 from covidseg.sweep.ledger import Ledger
-from covidseg.sweep.rows import Row, State
+from covidseg.sweep.rows import CLASH, Row, State
 from covidseg.sweep.schedule import best_order
 from covidseg.sweep.view import View
 
@@ -39,10 +39,12 @@ def plan(jobs: Sequence[tuple[list[str], DictConfig]]) -> list[Row]:
         row = Row.plan(overrides, cfg)
         other = rows.setdefault(row.folder.path, row)
         if other.overrides != row.overrides:
+            differs = next((override for override in row.overrides if override not in other.overrides), "optimizer.lr")
+            key = differs.lstrip("+").split("=", 1)[0]
             raise BadInput(
                 row.name,
                 f"two runs of this sweep would share the folder ({_only(other, row)} and {_only(row, other)})",
-                "put what differs into its name: 'row=mine-${optimizer.lr}'",
+                f"put what differs into its name: 'row=mine-${{{key}}}'",
             )
     return list(rows.values())
 
@@ -76,6 +78,7 @@ def launch(
     ledger = Ledger(Path(cfg.hydra.sweep.dir), group, rows)
     view = View(rows)
     with ledger.held():
+        ledger.save()  # `status` and a second start see this sweep while it is still being planned
         for row in rows:
             executor.fit(row)
             row.judge(retry_failed)
@@ -144,9 +147,12 @@ def _verdict(rows: Sequence[Row], group: str, view: View) -> None:
         view.event(row)
     count = Counter(row.state for row in unfinished)
     counted = ", ".join(f"{number} {state}" for state, number in count.items())
-    raise CovidSegError(
-        group,
-        f"{len(unfinished)} of {len(rows)} runs are unfinished ({counted})",
-        "the same command goes on"
-        + ("; with hydra.launcher.retry_failed=true also with the failed ones" if count[State.FAILED] else ""),
-    )
+    clashes = sum(row.reason == CLASH for row in unfinished)
+    advice = []
+    if clashes < len(unfinished):
+        advice.append("the same command goes on")
+    if clashes < count[State.FAILED]:
+        advice.append("with hydra.launcher.retry_failed=true also with the failed ones")
+    if clashes:
+        advice.append("another name= or row= has room for the new configurations")
+    raise CovidSegError(group, f"{len(unfinished)} of {len(rows)} runs are unfinished ({counted})", "; ".join(advice))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from covidseg.errors import BadInput
-from covidseg.files import read_json, write_json
+from covidseg.files import environment_faults, read_json, write_json
 from covidseg.sweep.rows import Row
 
 
@@ -30,7 +30,9 @@ class Ledger:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep this very sweep from being started twice at once. Raises BadInput when it is running."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with environment_faults(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.with_suffix(".lock").touch()
         with open(self.path.with_suffix(".lock"), "a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

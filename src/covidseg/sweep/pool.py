@@ -100,9 +100,9 @@ def find_devices(devices: object, slots: object, on_cpu: bool) -> tuple[list[str
     found = [] if on_cpu else _visible_gpus()
     if found:
         return found, True
-    count = _cpu_slots() if slots == "auto" else int(slots)
-    if count < 1:
-        raise BadInput("hydra.launcher.slots", f"{count} runs at a time", "1 or more")
+    count = _cpu_slots() if slots == "auto" else slots
+    if not isinstance(count, int) or count < 1:
+        raise BadInput("hydra.launcher.slots", f"{count} runs at a time", "auto, or 1 or more")
     return [f"cpu{k}" for k in range(count)], False
 
 

@@ -5,13 +5,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from covidseg.errors import BadInput
 from covidseg.runs import RunFolder, config_hash, run_dir
 
 # How a run was started is no part of the run: a row's config, and so its hash, is that of the same single run.
 _NOT_THE_RUNS = ("hydra", "hydra/", "hydra.", "launcher", "sweep")
+
+
+CLASH = "the folder holds a run of another configuration: choose another name= or row=, or remove it"
 
 
 class State(StrEnum):
@@ -51,17 +54,18 @@ class Row:
     def plan(cls, overrides: list[str], cfg: DictConfig) -> "Row":
         """The row of a composed job config. Raises BadInput where `trainer.devices` cannot be given out by a pool."""
         path = run_dir(cfg)
+        training = cfg.training
         return cls(
             overrides=[override for override in overrides if not _starts_the_run(override)],
             folder=RunFolder(path),
             name=Path(path).relative_to(cfg.paths.runs).as_posix(),
             hash=config_hash(cfg),
             devices=_count(cfg.trainer.devices),
-            nodes=int(cfg.trainer.num_nodes),
-            max_steps=int(cfg.training.max_steps),
-            batch_size=int(cfg.training.batch_size),
+            nodes=_whole("trainer.num_nodes", cfg.trainer.num_nodes),
+            max_steps=_whole("training.max_steps", training.max_steps),
+            batch_size=_whole("training.batch_size", training.batch_size),
             model=OmegaConf.to_container(cfg.model, resolve=True),
-            patch_size_zyx=list(cfg.training.patch_size_zyx),
+            patch_size_zyx=[_whole("training.patch_size_zyx", n) for n in _listed(training.patch_size_zyx)],
         )
 
     def judge(self, retry_failed: bool = False) -> None:
@@ -87,12 +91,12 @@ class Row:
 def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> tuple[State, str]:
     """What a folder says of the run with this config hash, and why; `retry_failed`: a failed one may start again."""
     status = folder.status or {}
-    of_another = folder.config_hash not in (None, wanted_hash)
+    try:
+        of_another = folder.config_hash not in (None, wanted_hash)
+    except BadInput as error:
+        return State.FAILED, str(error)
     if of_another and folder.holds_work:
-        return (
-            State.FAILED,
-            "the folder holds a run of another configuration: choose another name= or row=, or remove it",
-        )
+        return State.FAILED, CLASH
     if folder.is_finished:
         return State.DONE, ""
     if folder.is_locked():
@@ -105,6 +109,18 @@ def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> t
 def _starts_the_run(override: str) -> bool:
     key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
     return key in _NOT_THE_RUNS or key.startswith(("hydra.", "hydra/"))
+
+
+def _whole(option: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadInput(f"{option}={value}", "is no whole number", "correct it")
+    return value
+
+
+def _listed(sizes: object) -> list[object]:
+    if not isinstance(sizes, ListConfig):
+        raise BadInput(f"training.patch_size_zyx={sizes}", "is no list", "give [z,y,x]")
+    return list(sizes)
 
 
 def _count(devices: object) -> int:

@@ -140,7 +140,7 @@ class Cluster:
         lines = [
             "#!/bin/bash",
             *self.options.setup,
-            f"srun {run}",
+            f"srun --cpus-per-task={self.options.cpus_per_task} {run}",  # from SLURM 22.05 on srun does not inherit it
             "status=$?",
             '[ $status -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"',
             "exit $status",
