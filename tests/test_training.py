@@ -213,7 +213,7 @@ def test_memory_that_runs_out_is_the_environment_s_fault(train_config, with_call
         (["optimizer.schedule.rate=-1"], r"optimizer\.schedule: "),
         (["optimizer=adamw", "optimizer.schedule.warmup_steps=-3"], "warmup_steps=-3 is below 0"),
         (["loss.dice_weight=much"], "loss: "),
-        (["loss.dice_weight=.inf"], "loss: is "),
+        (["loss.dice_weight=inf"], "loss: is "),
         (["augment=strong", "augment.mirror.axes=[5]"], r"augment\.mirror: "),
         (["augment=strong", "augment.noise.sd=3"], "augment: "),
         (["augment=strong", "augment.noise.probability=2"], "probability=2 is not in"),
