@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from covidseg import build_network
 from covidseg.blocks.pyramid import PASPP
@@ -118,22 +119,39 @@ def test_an_empty_slot_changes_nothing(name):
     assert not [key for key in network.state_dict() if "variation" in key or "pyramid" in key]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_recomputed_activations_train_the_same(name):
+def plain_and_recomputing(name):
     slots = {"variation": "fv", "pyramid": "paspp"} if name in SLOTTED else {}
     torch.manual_seed(0)
     plain = build_network(name, width=2, **slots).double()
     recomputing = build_network(name, width=2, checkpoint_activations=True, **slots).double()
     recomputing.load_state_dict(plain.state_dict())
+    return plain, recomputing
+
+
+def assert_train_the_same(plain, other):
     x = volume(plain).double()
     for _ in range(2):
-        for network in (plain, recomputing):
+        for network in (plain, other):
             loss(network(x)).backward()
-    for (key, one), two in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+    for (key, one), two in zip(plain.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-10, atol=1e-14, msg=key)
-    for (key, one), two in zip(plain.named_buffers(), recomputing.buffers(), strict=True):
+    for (key, one), two in zip(plain.named_buffers(), other.buffers(), strict=True):
         assert torch.equal(one, two), key  # batch norm saw each batch once
-    assert all(module.momentum == 0.1 for module in recomputing.modules() if isinstance(module, nn.BatchNorm3d))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("convert", [nn.Identity(), nn.SyncBatchNorm.convert_sync_batchnorm], ids=["local", "synchronised"])
+def test_recomputed_activations_train_the_same(name, convert):
+    plain, recomputing = map(convert, plain_and_recomputing(name))
+    assert_train_the_same(plain, recomputing)
+    assert {norm.momentum for norm in recomputing.modules() if isinstance(norm, _BatchNorm)} == {0.1}
+
+
+@pytest.mark.slow
+def test_compiled_and_recomputed_activations_train_the_same():
+    plain, recomputing = plain_and_recomputing("covidsegnet")
+    recomputing.compile(backend="aot_eager")
+    assert_train_the_same(plain, recomputing)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -52,6 +52,8 @@ class SegmentationNetwork(nn.Module):
     def run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         """`module(*inputs)`; `checkpoint_activations` keeps the inputs alone and recomputes the rest for backward."""
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            if torch.compiler.is_compiling():  # which refuses a context, and recomputes no update of a buffer
+                return checkpoint(module, *inputs, use_reentrant=False)
             return checkpoint(module, *inputs, use_reentrant=False, context_fn=lambda: _contexts(module))
         return module(*inputs)
 
@@ -65,11 +67,12 @@ def _still_statistics(module: nn.Module) -> Iterator[None]:
     """Keep the running statistics of batch norm still: they took in this batch in the forward pass already.
 
     Momentum 0 rather than `track_running_stats=False`, which saves fewer tensors than the forward pass did: an error.
+    The count of batches goes on in a copy: `SyncBatchNorm` refuses to work without one.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
