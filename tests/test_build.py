@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -109,14 +110,56 @@ def test_a_block_of_ones_own():
         ({"name": "unet3d", "widht": 4}, "widht: unet3d has no such option -> did you mean width?"),
         ({"name": "unet3d", "variation": "psb", "variation.gate": 1}, "variation.gate: unet3d has no such option"),
         ({"name": "unet3d", "width": 0}, "width is a whole number from 1 on, not 0"),
-        ({"name": "vnet", "pyramid": "paspp", "width": "wide"}, "width is a whole number from 1 on, not 'wide'"),
+        ({"name": "vnet", "pyramid": "paspp", "width": "wide"}, "width='wide': is not of the right kind -> a number"),
+        ({"name": "unet3d", "width": True}, "width=True: is not of the right kind -> a number"),
+        ({"name": "unet3d", "width": 4.0}, "width is a whole number from 1 on, not 4.0"),
+        ({"name": "unet3d", "width": torch.Size}, "width=<class 'torch.Size'>: is no value of an option"),
+        ({"name": "unet3d", "width.first": 4}, "width.first: unet3d has no such option -> did you mean width?"),
         ({"name": "covidsegnet", "downsampling": "mean"}, "downsampling is one of conv, maxpool, not 'mean'"),
+        (
+            {"name": "covidsegnet", "variation.contrast.kernelsize": 1},
+            "covidsegnet has no such option -> did you mean kernel_size? one of kernel_size, bottleneck",
+        ),
+        ({"name": "covidsegnet", "pyramid": "none", "pyramid.sum": 1}, "covidsegnet has no such option -> there is"),
+        (
+            {"name": "covidsegnet", "variation": nn.Identity, "variation.contrast.kernel_size": 1},
+            "variation.contrast.kernel_size: does not reach a variation of your own -> give its arguments to functools",
+        ),
+        ({"name": "covidsegnet", "variation.contrast.kernel_size": -1}, "odd whole number from 1 on, not -1"),
+        ({"name": "vnet", "width": 2, "in_channels": 3}, "width is at least in_channels=3 in VNet, not 2"),
     ],
 )
 def test_a_wrong_choice_is_one_line_that_says_what_fits(arguments, message):
     with pytest.raises(BadInput) as error:
         build_network(**arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "model, option, value, wanted",
+    [
+        ("vnet", "batch_norm", "off", "true or false"),
+        ("unetpp", "deep_supervision", "no", "true or false"),
+        ("unet3d", "checkpoint_activations", "off", "true or false"),
+        ("unet3d", "checkpoint_activations", "1", "true or false"),
+        ("unet3d", "checkpoint_activations", "null", "true or false"),
+        ("unet3d model/variation=fv_ungated", "variation.gated", "no", "true or false"),
+        ("covidsegnet", "variation.contrast.bottleneck", "no", "true or false"),
+        ("covidsegnet", "variation.contrast.kernel_size", "'3'", "a number"),
+        ("covidsegnet", "width", "true", "a number"),
+    ],
+)
+def test_text_is_neither_a_switch_nor_a_number(model, option, value, wanted):
+    config = hydra_model(f"model={model.split()[0]}", *model.split()[1:], f"model.{option}={value}")
+    found = OmegaConf.select(config, option)
+    with pytest.raises(BadInput) as error:
+        instantiate(config)
+    assert str(error.value).startswith(f"{option}={found!r}: is not of the right kind -> {wanted}")
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert shapes(build_network("covidsegnet", width=np.int64(4))) == shapes(build_network("covidsegnet", width=4))
+    assert len(build_network("unetpp", width=2, deep_supervision=np.False_).heads) == 1
 
 
 CANARY = "print('canary')"

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -41,14 +42,14 @@ def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None
     for slot in asked:
         if slot not in config:
             raise BadInput(slot, f"{name} has no such slot", f"networks with it: {', '.join(_networks_with(slot))}")
-    OmegaConf.set_struct(config, True)
     for key, value in options.items():
+        if (slot := key.partition(".")[0]) in own:
+            raise BadInput(key, f"does not reach a {slot} of your own", "give its arguments to functools.partial")
+        _check_option(name, config, key)
         try:
-            OmegaConf.update(config, key, value, merge=True)
+            OmegaConf.update(config, key, value.item() if isinstance(value, np.generic) else value, merge=True)
         except OmegaConfBaseException as error:
-            raise BadInput(
-                key, f"{name} has no such option", _nearest(key, [k for k in config if k != "_target_"])
-            ) from error
+            raise BadInput(f"{key}={value!r}", "is no value of an option", "a number, true, false or text") from error
     return instantiate(config, **own)
 
 
@@ -56,7 +57,8 @@ def instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:
     """The object that `config` describes: the class `_target_` called with the other keys, inner objects first.
 
     `_partial_: true` gives `functools.partial` of it. `arguments` come on top of the configuration's own. Raises
-    `BadInput` when a class is not on the list, when it has no such argument, or when it refuses a value.
+    `BadInput` when a class is not on the list, when it has no such argument, when a value is of another kind than the
+    argument's default, or when the class refuses it.
     """
     tree = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
     plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
@@ -66,25 +68,42 @@ def instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:
         raise BadInput(plain.get("_target_", "configuration"), str(error)) from error
 
 
-def _make(node: Any, more: Mapping[str, Any] | None = None) -> Any:
+def _make(node: Any, more: Mapping[str, Any] | None = None, path: str = "") -> Any:
+    """`path` names the node's place in the configuration: "", "variation.", "variation.contrast."."""
     if isinstance(node, list):
-        return [_make(item) for item in node]
+        return [_make(item, path=path) for item in node]
     if not isinstance(node, dict):
         return node
-    arguments = {key: _make(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    arguments = {
+        key: _make(value, path=f"{path}{key}.") for key, value in node.items() if key not in ("_target_", "_partial_")
+    }
     for key in arguments:
         if str(key).startswith("_"):
             raise BadInput(key, "is no key of a configuration", "only _target_ and _partial_ start with an underscore")
     if "_target_" not in node:
         return arguments
     target = _admitted(node["_target_"])
-    arguments.update(more or {})
     parameters = inspect.signature(target).parameters
+    for key, value in arguments.items():
+        if key in parameters:
+            _check_kind(f"{path}{key}", value, parameters[key].default)
+    arguments.update(more or {})
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for key in arguments:
             if key not in parameters:
-                raise BadInput(key, f"{target.__name__} has no such argument", _nearest(key, parameters))
+                raise BadInput(f"{path}{key}", f"{target.__name__} has no such argument", _nearest(key, parameters))
     return functools.partial(target, **arguments) if node.get("_partial_", False) else target(**arguments)
+
+
+def _check_kind(option: str, value: Any, default: Any) -> None:
+    """Refuse what Hydra makes of `off`, `no` or `'3'`: text. Any text is true to Python, which would build another
+    network without a word; and `true` is its 1.
+    """
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise BadInput(f"{option}={value!r}", "is not of the right kind", "true or false")
+    elif isinstance(default, int | float) and isinstance(value, bool | str):
+        raise BadInput(f"{option}={value!r}", "is not of the right kind", "a number, without quotes")
 
 
 def _admitted(name: Any) -> type:
@@ -127,7 +146,19 @@ def _networks_with(slot: str) -> list[str]:
     return [name for name in names if slot in _compose("model", name, {})]
 
 
+def _check_option(name: str, config: DictConfig, key: str) -> None:
+    """Refuse a dotted key that `config` does not have. `OmegaConf.update` would too, and leave a part of it behind."""
+    level, parts = config, key.split(".")
+    for depth, part in enumerate(parts, start=1):
+        if part not in level or not (depth == len(parts) or isinstance(level[part], DictConfig)):
+            known = [option for option in level if not option.startswith("_")]
+            raise BadInput(key, f"{name} has no such option", _nearest(part, known))
+        level = level[part]
+
+
 def _nearest(wanted: str, known: Iterable[str]) -> str:
     known = list(known)
     match = difflib.get_close_matches(str(wanted), known, n=1)
-    return (f"did you mean {match[0]}? " if match else "") + f"one of {', '.join(known)}"
+    return (f"did you mean {match[0]}? " if match else "") + (
+        f"one of {', '.join(known)}" if known else "there is none"
+    )
