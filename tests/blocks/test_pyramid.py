@@ -106,5 +106,7 @@ def test_paspp_is_smaller_than_the_residual_block_it_replaces():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
         ASPP(6)
+    with pytest.raises(ValueError, match="multiple of 4 channels, got 0"):
+        ASPP(0)
     with pytest.raises(ValueError, match="'inputs' or 'outputs'"):
         PASPP(8, paspp_sum="both")

@@ -134,12 +134,13 @@ def test_ungated_has_the_parameters_of_fv_and_a_gradient_for_each():
         assert parameter.grad.any() != name.startswith("branches."), name
 
 
-@pytest.mark.parametrize("bottleneck, hidden", [(False, CHANNELS), (True, CHANNELS // 2)])
-def test_hidden_channels_of_the_gate(bottleneck, hidden):
-    layers = ContrastEnhancement(CHANNELS, bottleneck=bottleneck).excite
+@pytest.mark.parametrize("channels, bottleneck, hidden", [(6, False, 6), (6, True, 3), (1, False, 1), (1, True, 1)])
+def test_hidden_channels_of_the_gate(channels, bottleneck, hidden):
+    layers = ContrastEnhancement(channels, bottleneck=bottleneck).excite
     assert (layers[1].out_channels, layers[3].in_channels) == (hidden, hidden)
 
 
-def test_an_even_kernel_is_refused():
-    with pytest.raises(ValueError, match="odd"):
-        ContrastEnhancement(CHANNELS, kernel_size=2)
+@pytest.mark.parametrize("kernel_size", [2, 0, -1, 1.0, "3", None, True])
+def test_a_kernel_without_a_centre_is_refused(kernel_size):
+    with pytest.raises(ValueError, match=f"kernel_size is an odd whole number from 1 on, not {kernel_size!r}"):
+        ContrastEnhancement(CHANNELS, kernel_size=kernel_size)

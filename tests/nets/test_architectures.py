@@ -8,6 +8,7 @@ from covidseg import build_network
 from covidseg.blocks.conv import ResidualBlock
 from covidseg.blocks.variation import FeatureVariation
 from covidseg.errors import BadInput
+from covidseg.nets.vnet import VNet
 
 
 def meta(name, **options):
@@ -77,6 +78,11 @@ def test_vnet_repeats_the_image_over_the_first_stage():
     nn.init.zeros_(stage.convolutions[0].bias)
     x = torch.rand(1, 3, 4, 4, 4)
     assert torch.equal(stage(x), x[:, [0, 1, 2, 0]])
+
+
+def test_vnet_refuses_an_image_of_more_channels_than_its_first_stage():
+    with pytest.raises(ValueError, match="width is at least in_channels=3 in VNet, not 2"):
+        VNet(in_channels=3, width=2)
 
 
 def test_unetpp_is_monais_with_batch_norm_and_relu():

@@ -55,13 +55,15 @@ def test_any_multiple_of_the_stride_and_nothing_else(name):
         padded = re.escape(f"pad {stride + 1} x {stride} x {stride - 1} to {2 * stride} x {stride} x {stride}")
         with pytest.raises(ValueError, match=padded):
             network(torch.zeros(1, 1, stride + 1, stride, stride - 1))
+    with pytest.raises(ValueError, match=f"pad 0 x {stride} x {stride} to {stride} x {stride} x {stride}"):
+        network(torch.zeros(1, 1, 0, stride, stride))
     for wrong in (torch.zeros(1, 2, stride, stride, stride), torch.zeros(1, stride, stride, stride)):
         with pytest.raises(ValueError, match=re.escape("(B, 1, D, H, W)")):
             network(wrong)
 
 
 @pytest.mark.parametrize("option", ["in_channels", "out_channels", "width"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, "4"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "4", True])
 def test_sizes_of_a_network_are_whole_numbers(option, value):
     from covidseg.nets.unet3d import UNet3D
 
@@ -114,14 +116,12 @@ def test_slots_are_called_with_the_channels_of_their_stage(name):
 
 @pytest.mark.parametrize("name", SLOTTED)
 def test_an_empty_slot_changes_nothing(name):
-    torch.manual_seed(0)
     network = build_network(name, variation="none", pyramid="none", width=4)
     assert not [key for key in network.state_dict() if "variation" in key or "pyramid" in key]
 
 
 def plain_and_recomputing(name):
     slots = {"variation": "fv", "pyramid": "paspp"} if name in SLOTTED else {}
-    torch.manual_seed(0)
     plain = build_network(name, width=2, **slots).double()
     recomputing = build_network(name, width=2, checkpoint_activations=True, **slots).double()
     recomputing.load_state_dict(plain.state_dict())
@@ -140,7 +140,9 @@ def assert_train_the_same(plain, other):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("convert", [nn.Identity(), nn.SyncBatchNorm.convert_sync_batchnorm], ids=["local", "synchronised"])
+@pytest.mark.parametrize(
+    "convert", [nn.Identity(), nn.SyncBatchNorm.convert_sync_batchnorm], ids=["local", "synchronised"]
+)
 def test_recomputed_activations_train_the_same(name, convert):
     plain, recomputing = map(convert, plain_and_recomputing(name))
     assert_train_the_same(plain, recomputing)
@@ -178,7 +180,6 @@ def test_wrong_gradients_of_bfloat16_on_a_cpu_are_refused(name):
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "vnet"])  # whose smallest volume takes a minute
 def test_bfloat16_channels_last(name):
     """Gradients where they are not refused point where float32's do (.78 to 1.0, FCN the least; garbage: near 0)."""
-    torch.manual_seed(0)
     network = build_network(name, width=4, checkpoint_activations=True).to(memory_format=torch.channels_last_3d)
     side = network.kernel_size * network.stride
     x = torch.randn(2, 1, side, side, side).to(memory_format=torch.channels_last_3d)
@@ -199,7 +200,6 @@ def test_bfloat16_channels_last(name):
 def test_export_and_onnx_at_two_sizes(name, tmp_path):
     import onnxruntime
 
-    torch.manual_seed(0)
     slots = {"variation": "fv", "pyramid": "paspp"} if name in SLOTTED else {}
     network = build_network(name, width=4, **slots)
     network(volume(network, seed=1))  # running statistics that are not the initial ones

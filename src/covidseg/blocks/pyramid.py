@@ -21,12 +21,12 @@ RATES = (1, 2, 4, 8)  # eq. (6): d = 2 ** (t - 1)
 class ASPP(nn.Module):
     """Eq. (6): Fd_t = Cov3_d(Cov1_t(x)), t = 1..4; out = Cov1(concat(Fd_1, ..., Fd_4)).
 
-    (B, C, D, H, W) in and out; raises `ValueError` when C is no multiple of 4.
+    (B, C, D, H, W) in and out; raises `ValueError` when C is no multiple of 4 from 4 on.
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        if channels % len(RATES):
+        if channels < 1 or channels % len(RATES):
             raise ValueError(f"{type(self).__name__} needs a multiple of {len(RATES)} channels, got {channels}")
         quarter = channels // len(RATES)
         self.reduce = nn.ModuleList(ConvBNReLU(channels, quarter, kernel_size=1) for _ in RATES)

@@ -28,14 +28,14 @@ class ContrastEnhancement(Branch):
     The paper leaves three points open. Cov3 acts on a map of 1 x 1 x 1, so that 26 of its 27 taps only ever see
     padding: `kernel_size=1` drops them. `bottleneck` narrows the hidden layer to C / 2. There is no batch norm
     inside, against the paper's general rule: over a 1 x 1 x 1 map at batch 2 it returns +-1 whatever comes in, and at
-    batch 1 it is an error.
+    batch 1 it is an error. Raises `ValueError` for a `kernel_size` that is no odd whole number from 1 on.
     """
 
     def __init__(self, channels: int, kernel_size: int = 3, bottleneck: bool = False):
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is odd, not {kernel_size}")
-        hidden = channels // 2 if bottleneck else channels
+        if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is an odd whole number from 1 on, not {kernel_size!r}")
+        hidden = max(channels // 2, 1) if bottleneck else channels
         self.excite = nn.Sequential(
             nn.AdaptiveAvgPool3d(1),
             nn.Conv3d(channels, hidden, kernel_size, padding=kernel_size // 2),

@@ -22,7 +22,7 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, width: int, checkpoint_activations: bool):
         super().__init__()
         for name, number in (("in_channels", in_channels), ("out_channels", out_channels), ("width", width)):
-            if not isinstance(number, int) or number < 1:
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} is a whole number from 1 on, not {number!r}")
         self.in_channels = in_channels
         self.checkpoint_activations = checkpoint_activations
@@ -36,9 +36,9 @@ class SegmentationNetwork(nn.Module):
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"{type(self).__name__} takes (B, {self.in_channels}, D, H, W), got {tuple(x.shape)}")
         size = x.shape[2:]
-        if any(side % self.stride for side in size):
+        if any(side < 1 or side % self.stride for side in size):
             found = " x ".join(str(side) for side in size)
-            padded = " x ".join(str(-(-side // self.stride) * self.stride) for side in size)
+            padded = " x ".join(str(max(-(-side // self.stride), 1) * self.stride) for side in size)
             raise ValueError(f"{type(self).__name__} takes multiples of {self.stride} voxels: pad {found} to {padded}")
         low_precision = x.device.type == "cpu" and (x.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu"))
         needed = self.kernel_size * self.stride

@@ -19,7 +19,10 @@ KERNEL = 5
 
 
 class VNet(SegmentationNetwork):
-    """`width` is the first stage's channel count. 65.2 M parameters without batch norm at the paper's width of 16."""
+    """`width` is the first stage's channel count. 65.2 M parameters without batch norm at the paper's width of 16.
+
+    Raises `ValueError` when `width` is less than `in_channels`: the first stage adds the image to its own channels.
+    """
 
     stride = 16
     kernel_size = KERNEL
@@ -35,6 +38,8 @@ class VNet(SegmentationNetwork):
         checkpoint_activations: bool = False,
     ):
         super().__init__(in_channels, out_channels, width, checkpoint_activations)
+        if width < in_channels:
+            raise ValueError(f"width is at least in_channels={in_channels} in {type(self).__name__}, not {width}")
         *upper, bottom = widths = [width * 2**level for level in range(5)]
         self.encoder = nn.ModuleList(
             Stage(before, channels, convolutions, batch_norm)
