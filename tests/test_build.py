@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import nn
 
 import covidseg
 from covidseg.blocks.pyramid import PASPP
+from covidseg.blocks.variation import ChannelAttention
 from covidseg.build import build_network, instantiate
 from covidseg.errors import BadInput
 from covidseg.paths import CONF
@@ -64,6 +66,32 @@ def test_yaml_lists_every_constructor_argument_with_its_value(name):
     for key, parameter in parameters.items():
         if key not in ("variation", "pyramid"):
             assert config[key] == parameter.default, key
+
+
+def unlike_the_constructor(config):
+    """Options of a block's file, those of its branches included, whose value is not the constructor's default."""
+    defaults = inspect.signature(get_class(config.pop("_target_"))).parameters
+    assert config.pop("_partial_") is True
+    unlike = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            block = get_class(value["_target_"])
+            unlike |= {f"{key}.{option}": wrong for option, wrong in unlike_the_constructor(value).items()}
+            value = block
+        if value != defaults[key].default:
+            unlike[key] = value
+    return unlike
+
+
+@pytest.mark.parametrize("slot, block", [(slot, block) for slot, blocks in SLOTS.items() for block in blocks])
+def test_yaml_of_a_block_repeats_the_constructors_reading(slot, block):
+    config = hydra_model("model=unet3d", f"model/{slot}={block}")[slot]
+    assert unlike_the_constructor(OmegaConf.to_container(config)) == {
+        "cab": {"contrast": ChannelAttention, "position": None},
+        "ceb": {"position": None},
+        "psb": {"contrast": None},
+        "fv_ungated": {"gated": False},
+    }.get(block, {})
 
 
 def test_the_alternatives_are_options_on_the_command_line():

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from covidseg.blocks.pyramid import ASPP, PASPP, ResASPP
 from covidseg.blocks.variation import ChannelAttention, ContrastEnhancement, FeatureVariation, PositionSensitive
 from covidseg.build import instantiate
+from covidseg.files import read_json
+from covidseg.nets.cost import meta_network, parameters
 from covidseg.paths import CONF, EXPERIMENTS
 
 ROWS = [(file.parent.name, file.stem) for file in sorted(EXPERIMENTS.glob("table*/*.yaml"))]
@@ -75,6 +77,13 @@ def test_a_row_of_table_2_has_its_blocks(row, blocks):
     modules = list(small_network("table2", row).modules())
     assert BLOCKS & {type(module) for module in modules} == blocks
     assert {m.gated for m in modules if isinstance(m, FeatureVariation)} <= {row != "fv_ungated"}
+
+
+def test_the_published_numbers_of_parameters_are_those_of_the_rows():
+    published = {
+        (row["table"], row["row"]): row["parameters"] for row in read_json(EXPERIMENTS / "networks.json")["rows"]
+    }
+    assert published == {row: parameters(meta_network(composed(*row).model)) for row in ROWS}
 
 
 def test_the_last_row_of_table_2_is_ours_of_table_1():

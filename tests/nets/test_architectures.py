@@ -49,7 +49,7 @@ def test_unet3d_doubles_before_the_pool_and_keeps_channels_in_the_up_convolution
 
 def test_vnet_follows_the_stage_plan_of_its_paper():
     network = meta("vnet", batch_norm=False)
-    assert count(network) == pytest.approx(65.2e6, rel=1e-3)
+    assert count(network) == 65_175_314
     stages = [*network.encoder, *(stage.stage for stage in network.decoder)]
     convolutions = [[m for m in stage.convolutions if isinstance(m, nn.Conv3d)] for stage in stages]
     assert [len(stage) for stage in convolutions] == [1, 2, 3, 3, 3, 3, 3, 2, 1]
@@ -62,6 +62,21 @@ def test_vnet_follows_the_stage_plan_of_its_paper():
     ]
     assert not any(isinstance(m, nn.ReLU | nn.MaxPool3d | nn.BatchNorm3d) for m in network.modules())
     assert sum(isinstance(m, nn.BatchNorm3d) for m in meta("vnet").modules()) == 21 + 8  # the declared switch
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vnet_ends_every_convolution_with_a_prelu_of_one_slope_a_channel(batch_norm):
+    network = meta("vnet", batch_norm=batch_norm)
+    norm = [nn.BatchNorm3d] if batch_norm else []
+    for scaling, kind in [(m, nn.Conv3d) for m in network.down] + [(m.up, nn.ConvTranspose3d) for m in network.decoder]:
+        assert [type(layer) for layer in scaling] == [kind, *norm, nn.PReLU]
+        assert scaling[-1].num_parameters == scaling[0].out_channels
+    for stage in [*network.encoder, *(stage.stage for stage in network.decoder)]:
+        unit = [nn.Conv3d, *norm, nn.PReLU]
+        layers = [*stage.convolutions, stage.activation]  # the addition stands before the last
+        assert [type(layer) for layer in layers] == unit * (len(layers) // len(unit))
+        slopes = {layer.num_parameters for layer in layers if isinstance(layer, nn.PReLU)}
+        assert slopes == {stage.convolutions[0].out_channels}
 
 
 def test_vnet_stage_adds_its_input_before_the_last_prelu():
@@ -124,10 +139,15 @@ def covidsegnet_weights(variation, pyramid):
 
 
 @pytest.mark.parametrize(
-    "variation, pyramid, millions",
-    [("fv", "paspp", 34.2), ("none", "none", 31.9), ("fv", "none", 45.9), ("none", "paspp", 20.1)],
+    "variation, pyramid, parameters",
+    [
+        ("fv", "paspp", 34_157_509),
+        ("none", "none", 31_861_762),
+        ("fv", "none", 45_886_405),
+        ("none", "paspp", 20_132_866),
+    ],
 )
-def test_covidsegnet_parameters(variation, pyramid, millions):
+def test_covidsegnet_parameters(variation, pyramid, parameters):
     network = meta("covidsegnet", variation=variation, pyramid=pyramid)
     weights = sum(
         m.weight.numel()
@@ -136,7 +156,21 @@ def test_covidsegnet_parameters(variation, pyramid, millions):
     )
     single_gates = sum((64, 128, 256)) if variation == "fv" else 0  # Cov1 of eq. (2), C -> 1
     assert weights - single_gates == covidsegnet_weights(variation == "fv", pyramid == "paspp")
-    assert round(count(network) / 1e6, 1) == millions
+    assert count(network) == parameters  # the rest: batch norms, the biases of the gates, the head
+
+
+@pytest.mark.parametrize(
+    "variation, parameters",
+    [
+        ("cab", sum(83 * n**2 + 6 * n for n in (64, 128, 256))),  # Cov1 1, gate 27 + 1, Cov3 54; biases, batch norms
+        ("ceb", sum(82 * n**2 + 6 * n + 1 for n in (64, 128, 256))),
+        ("psb", sum(109 * n**2 + 7 * n for n in (64, 128, 256))),
+        ("fv", sum(163 * n**2 + 9 * n + 1 for n in (64, 128, 256))),
+    ],
+)
+def test_parameters_of_a_variation(variation, parameters):
+    unet4 = count(meta("covidsegnet", variation="none", pyramid="none"))
+    assert count(meta("covidsegnet", variation=variation, pyramid="none")) - unet4 == parameters
 
 
 def test_fv_adds_and_paspp_removes_what_the_readings_say():
@@ -146,6 +180,18 @@ def test_fv_adds_and_paspp_removes_what_the_readings_say():
     assert count(meta("covidsegnet", variation="fv_ungated", pyramid="none")) == count(
         meta("covidsegnet", pyramid="none")
     )
+
+
+def test_covidsegnet_scales_with_batch_norm_and_relu_and_ends_in_one_convolution():
+    network = meta("covidsegnet")
+    for scaling, kind, side in [(down, nn.Conv3d, 3) for down in network.down] + [
+        (stage.up, nn.ConvTranspose3d, 2) for stage in network.decoder
+    ]:
+        assert [type(layer) for layer in scaling] == [kind, nn.BatchNorm3d, nn.ReLU]
+        assert (scaling[0].kernel_size, scaling[0].stride) == ((side,) * 3, (2,) * 3)
+        assert scaling[0].bias is None
+    assert (type(network.head), network.head.kernel_size) == (nn.Conv3d, (1, 1, 1))
+    assert network.head.bias is not None
 
 
 def test_unet4_has_a_residual_block_at_the_bottom():
@@ -160,6 +206,7 @@ def test_covidsegnet_alternatives():
     pooled = meta("covidsegnet", downsampling="maxpool")
     assert sum(isinstance(m, nn.MaxPool3d) for m in pooled.modules()) == 3
     assert not any(m.stride == (2, 2, 2) for m in pooled.modules() if isinstance(m, nn.Conv3d))
+    assert {convolution[0].kernel_size for _, convolution in pooled.down} == {(1, 1, 1)}
     plain = meta("covidsegnet", block="plain", variation="none", pyramid="none")
     assert not any(isinstance(m, ResidualBlock) for m in plain.modules())
     projections = 64 + sum(2 * n * n for n in (64, 128, 256)) + 2 * (64 + 64 + 128 + 256)  # weights, batch norm

@@ -177,6 +177,16 @@ def test_wrong_gradients_of_bfloat16_on_a_cpu_are_refused(name):
         assert torch.isfinite(network.eval()(x)).all()
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_a_network_in_bfloat16_is_refused_for_one_thin_axis(name, axis):
+    network = build_network(name, width=4).bfloat16()
+    size = [1, 1] + [network.stride * network.kernel_size] * 3
+    size[axis] -= network.stride
+    with pytest.raises(BadInput, match="bfloat16"):
+        network(torch.zeros(size, dtype=torch.bfloat16))
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "vnet"])  # whose smallest volume takes a minute
 def test_bfloat16_channels_last(name):
     """Gradients where they are not refused point where float32's do (.78 to 1.0, FCN the least; garbage: near 0)."""
