@@ -83,7 +83,7 @@ def test_folders_that_are_no_run_are_refused(make_run, tmp_path):
         covidseg.load(tmp_path / "nowhere")
     run = make_run()
     (run / "config.yaml").write_text("a: [1,")
-    with pytest.raises(BadInput, match=r"config\.yaml cannot be read"):
+    with pytest.raises(BadInput, match=r"config\.yaml: cannot be read"):
         covidseg.load(run)
     (run / "config.yaml").write_text("a: 1\n")
     with pytest.raises(BadInput, match=r"config\.yaml is not that of a run"):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -120,11 +119,7 @@ def _device(name: str) -> torch.device:
 
 def _plain_config(folder: RunFolder) -> dict[str, Any]:
     """The run's configuration. It was saved resolved; an interpolation in it could only fetch what it should not."""
-    try:
-        config = folder.config
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"run={folder}", "config.yaml cannot be read", "restore it, or train again") from error
-    if config is None:
+    if (config := folder.config) is None:
         raise BadInput(f"run={folder}", "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
     if _UNESCAPED.search(OmegaConf.to_yaml(config, resolve=False)):
         raise BadInput(f"run={folder}", "config.yaml holds an interpolation (${...})", "restore the one training wrote")
