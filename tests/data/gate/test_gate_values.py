@@ -214,6 +214,34 @@ def test_b05_crops_slabs_padding_and_metal_are_hu(tmp_path, make):
         read_scan(make.nifti(tmp_path / f"{name}.nii", crop))
 
 
+def round_field(ct, padding):
+    """A scanner's field of view is round; what lies outside is padding, about a fifth of the volume."""
+    _, y, x = np.ogrid[-1:1:1j, -1 : 1 : ct.shape[1] * 1j, -1 : 1 : ct.shape[2] * 1j]
+    return np.where(y**2 + x**2 > 1, padding, ct).astype(np.int16)
+
+
+@pytest.mark.parametrize(("padding", "offset"), [(-2048, 1024), (-2024, 1000), (-2000, 1024)])
+def test_b05_padding_is_not_taken_for_air_when_the_intercept_was_lost(padding, offset, tmp_path, make, refused):
+    hu = round_field(make.ct((6, 80, 96)), padding)
+    assert (hu == padding).mean() > 0.15
+    np.testing.assert_array_equal(read_scan(make.nifti(tmp_path / "good.nii", hu)).voxels, np.maximum(hu, -1024))
+    path = make.nifti(tmp_path / "stored.nii", hu + offset)
+    refused(path, r"HU \+ 1024\?")
+    np.testing.assert_array_equal(read_scan(path, assume={"offset": -offset}).voxels, np.maximum(hu, -1024))
+
+
+@pytest.mark.parametrize("air", [-1024, -1000])
+def test_b05_air_of_one_value_is_air(air, tmp_path, make):
+    """Air cleaned to one value passes with lungs, without them, and around a water phantom."""
+    ct = make.ct((6, 80, 96))
+    clean = np.where(ct < -950, air, ct).astype(np.int16)
+    read_scan(make.nifti(tmp_path / "clean.nii", clean))
+    read_scan(make.nifti(tmp_path / "field.nii", round_field(clean, -2048)))
+    no_lung = np.where((ct < -500) & (ct > -950), 40, clean).astype(np.int16)
+    read_scan(make.nifti(tmp_path / "shoulders.nii", no_lung))
+    read_scan(make.nifti(tmp_path / "water.nii", np.where(no_lung > -500, 0, air).astype(np.int16)))
+
+
 def test_b05_rule_on_histograms():
     """The rule alone: 90% tissue and a little lung pass wherever they lie in CT, and nowhere else."""
 

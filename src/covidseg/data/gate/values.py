@@ -15,6 +15,9 @@ _BINS = (-4096, 4095)
 _AIR = (-1100, -700)  # lungs and what surrounds the body
 _TISSUE = (-500, 3071)
 _SOFT_TISSUE_MEDIAN = (-400, 300)
+_PADDING = (-1100, -900)  # where the field of view's padding, -2048 HU, comes to lie when an intercept of -1024 is lost
+_FAT = -50  # every chest has more than a trace below: fat, lung, air
+_BONE = 500  # and only a trace above
 _LABEL_ERROR = 1e-3  # what scaling and float storage leave of a whole number
 
 
@@ -55,8 +58,9 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
     """What speaks against a histogram of whole values from -4096 to 4095 being HU of a chest; None when nothing does.
 
     Lungs and air make up at least 1% between -1100 and -700; below that lies only padding, which has a value or two;
-    the median of what is neither is that of soft tissue. A volume of one value (all air, all zero) passes: it is no
-    chest, but no other unit either.
+    the median of what is neither is that of soft tissue. Padding alone is not taken for air where nothing else lies
+    below -50 and much above 500: a scan as stored, 1024 too high, whose padding of -2048 fell on -1024. A volume of one
+    value (all air, all zero) passes: it is no chest, but no other unit either.
     """
     total, value = histogram.sum(), np.arange(_BINS[0], _BINS[1] + 1)
     if np.count_nonzero(histogram) == 1:
@@ -66,6 +70,11 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
         return "not Hounsfield units: values vary below -1100, where CT has only padding"
     if histogram[(value >= _AIR[0]) & (value <= _AIR[1])].sum() < 0.01 * (total - below.sum()):
         return "not Hounsfield units: no air or lung near -1000"
+    padding = histogram[(value >= _PADDING[0]) & (value <= _PADDING[1])].max()
+    rest = total - below.sum() - padding
+    light = histogram[(value >= _AIR[0]) & (value < _FAT)].sum() - padding
+    if light < 0.02 * rest and histogram[value > _BONE].sum() > 0.05 * rest:
+        return "not Hounsfield units: near -1000 lies a single value, padding, and no lung; stored as HU + 1024?"
     tissue = np.where(value > _TISSUE[0], histogram, 0)
     if tissue.sum() >= 0.01 * total:
         median = value[np.searchsorted(np.cumsum(tissue), tissue.sum() / 2)]
