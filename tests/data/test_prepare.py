@@ -259,6 +259,32 @@ def test_e4_replaced_source_of_same_size_and_time_is_another_folder(finished, ma
     assert contents(dataset.folder) and dataset.cases["b"].verify() is None
 
 
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_e4_replaced_voxels_beside_their_header_are_another_folder(
+    make_folder, data_config, paths, write_volume, small_chest, suffix
+):
+    root = make_folder()
+    config = data_config(root)
+    for kind, seen in (("images", small_chest(1)[0]), ("lesions", (small_chest(1)[1] == 2).astype(np.uint8))):
+        (root / kind / "b.nii.gz").unlink()
+        write_volume(root / kind / f"b{suffix}", seen)
+    before = preparation.run(config, Path(paths["data"]))
+    assert not before.notes  # the data files are no foreign files
+    assert {"images/b.raw", f"images/b{suffix}"} <= set(before.dataset.cases["b"].info["sources"])
+    raw = root / "images" / "b.raw"
+    raw.write_bytes((np.frombuffer(raw.read_bytes(), np.int16) + np.int16(2)).tobytes())
+    image = prepare(config, paths)
+    assert image.folder != before.folder
+    assert not np.array_equal(image.cases["b"].image, before.dataset.cases["b"].image)
+    raw = root / "lesions" / "b.raw"
+    raw.write_bytes(np.roll(np.frombuffer(raw.read_bytes(), np.uint8).reshape(16, 28, 32), 1, axis=1).tobytes())
+    mask = prepare(config, paths)
+    assert len({before.folder, image.folder, mask.folder}) == 3
+    assert prepare(config, paths).folder == mask.folder
+    (root / "images" / "c.raw").write_bytes(b"nobody's")
+    assert preparation.check(config).notes == ["1 hidden or foreign files passed over"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covidseg.data import building
 from covidseg.data.case import Order, build_case
-from covidseg.data.datasets import Listing, Source
+from covidseg.data.datasets import Listing, Source, parts
 from covidseg.data.fingerprints import Fingerprints, code_digest, digest
 from covidseg.data.pool import default_workers, map_unordered, show_progress
 from covidseg.data.splits import Member, make_splits, published_folds
@@ -170,8 +170,8 @@ def _order(options: Mapping[str, Any], code: str, source: Source, hashes: Mappin
         "code": code,
         "format": FORMAT,
         "who": [source.id, source.patient, source.site, list(source.notes)],
-        "image": hashes.get(source.image),
-        "masks": [[hashes.get(mask.path), sorted(mask.labels.items())] for mask in source.masks],
+        "image": [hashes.get(path) for path in parts(source.image)],
+        "masks": [[[hashes.get(path) for path in parts(m.path)], sorted(m.labels.items())] for m in source.masks],
         "assume": dict(source.assume or {}),
         "spacing_zyx": spacing,
         "foreground_voxels": options["foreground_voxels"],

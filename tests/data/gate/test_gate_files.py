@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covidseg.data.gate.detached import voxel_path
 from covidseg.data.gate.names import require_case_id
 from covidseg.data.scans import find_scans, read_mask, read_scan, write_mask
 from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
@@ -313,6 +314,18 @@ def test_a15_voxels_elsewhere(name, tmp_path, make, refused):
     assert "data file: scan.raw" in header
     path.write_text(header.replace("data file: scan.raw", f"data file: {name}"))
     refused(path, "same folder|does not exist")
+
+
+@pytest.mark.parametrize("suffix", ["mhd", "nhdr"])
+def test_a15_voxels_in_this_folder_by_another_spelling(suffix, tmp_path, make):
+    path = make.itk(tmp_path / f"scan.{suffix}", make.ct())
+    path.write_text(path.read_text().replace("scan.raw", ".//./scan.raw"))
+    np.testing.assert_array_equal(read_scan(path).voxels, make.ct())
+    assert voxel_path(path) == tmp_path / "scan.raw"
+    for whole in (make.nifti(tmp_path / "a.nii", make.ct()), make.itk(tmp_path / "a.mha", make.ct())):
+        assert voxel_path(whole) is None
+    path.write_text("damaged")
+    assert voxel_path(path) is None
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,9 +8,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from covidseg.data.gate.detached import voxel_path
 from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 
@@ -40,10 +42,10 @@ class Source:
     assume: Mapping[str, Any] | None = None  # handed to the reader: what stored values mean where they are not HU
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def files(self) -> tuple[Path, ...]:
-        """Image and masks."""
-        return (self.image, *(mask.path for mask in self.masks))
+        """Image and masks, with the voxel files that their headers name."""
+        return tuple(part for path in (self.image, *(mask.path for mask in self.masks)) for part in parts(path))
 
     @property
     def annotated(self) -> tuple[str, ...]:
@@ -74,6 +76,12 @@ def existing_folder(root: object, option: str) -> Path:
     return path
 
 
+def parts(path: Path) -> tuple[Path, ...]:
+    """The files of one volume: itself, and the one with its voxels where that is another (.mhd, .nhdr)."""
+    voxels = voxel_path(path)
+    return (path,) if voxels is None else (path, voxels)
+
+
 def scan_name(path: Path) -> str:
     """File name without its scan extension; a folder's (a DICOM series) name as it is."""
     lower = path.name.lower()
@@ -86,13 +94,14 @@ def scan_name(path: Path) -> str:
 def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
     """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over."""
     found: dict[str, list[Path]] = {}
-    ignored = 0
+    others: set[Path] = set()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(SCAN_SUFFIXES)):
-            ignored += 1
+            others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)
-    return found, ignored
+    voxels = {part for paths in found.values() for path in paths for part in parts(path)} if others else set()
+    return found, len(others - voxels)
 
 
 def case_id(name: str) -> str:
