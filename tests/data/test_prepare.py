@@ -493,6 +493,72 @@ def test_only_lungs_or_only_lesions_is_enough(make_folder, data_config, paths):
     assert any("lungs/ has no mask of 1 of 3 cases: a" in note for note in outcome.notes)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.workers=-1", "data.workers=1.5", "data.workers=two", "data.foreground_voxels=0", "data.verify=1",
+        "data.may_be_empty=maybe", "data.allow_refused=2", "data.name=../x", "data.name=..",
+        "data.spacing_zyx=[0,1,1]", "data.spacing_zyx=[1,1]", "data.spacing_zyx=1.5", "data.spacing_zyx=[a,1,1]",
+        "data.spacing_zyx=[-1,1,1]", "data.spacing_zyx=[inf,1,1]", "data.spacing_zyx=[nan,1,1]",
+        "data.spacing_zyx=null", "data.window=[250,-1250]", "data.window=[1]", "data.window=wide",
+        "data.splits.seed=-1", "data.splits.seed=1.5", "data.splits.folds=1", "data.splits.folds=-3",
+        "data.splits.folds=five", "data.splits.test_fraction=1", "data.splits.test_fraction=-0.1",
+        "data.splits.test_fraction=nan", "data.splits.validation_fraction=half", "data.splits.published=4",
+        "data.splits.external_sites=AB", "data.splits.external_sites=[true]", "data.splits.external_sites=null",
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_before_anything_is_read(data_config, tmp_path, override):
+    config = data_config(tmp_path / "nowhere", override)
+    for attempt in (preparation.check, lambda options: preparation.run(options, tmp_path / "data")):
+        with pytest.raises(BadInput) as caught:
+            attempt(config)
+        assert caught.value.what.startswith(override.partition("=")[0] + "=") and caught.value.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_external_site_must_be_somebodys(make_folder, data_config, paths):
+    root = make_folder(csv="case,site\na,AB\nb,C\nc,7\n")
+    with pytest.raises(BadInput, match=r"external_sites=\[A\]: no case is from there -> the sites are 7, AB, C"):
+        preparation.check(data_config(root, "data.splits.external_sites=[A]"))
+    dataset = prepare(data_config(root, "data.splits.external_sites=[7]"), paths)  # a number, to Hydra
+    assert dataset.split().external == ["c"]
+    (root / "cases.csv").unlink()
+    with pytest.raises(BadInput, match="names no site"):
+        prepare(data_config(root, "data.splits.external_sites=[A]"), paths)
+
+
+@pytest.mark.parametrize(
+    ("csv", "override", "message"),
+    [
+        ("case,patient,split\na,p,train\nb,p,test\n", "data.splits.folds=0", "patient p is in train and in test"),
+        ("case,split\na,Train\n", "data.splits.folds=0", "case a: split 'Train' is none of .* -> write train in"),
+        ("case,patient,site\na,p,A\nb,p,B\nc,,A\n", "data.splits.external_sites=[B]", "patient p is in"),
+        ("case,patient\na,p\nb,p\nc,p\n", "data.splits.test_fraction=0.3", "1 patients cannot give 1 away"),
+        ("case,patient\na,p\n", "data.splits.published=nowhere.json", "there is no such file"),
+    ],
+)
+def test_f7_a_division_that_cannot_be_made_is_refused_before_a_scan_is_read(
+    make_folder, data_config, paths, monkeypatch, csv, override, message
+):
+    config = data_config(make_folder(csv=csv), override)
+    monkeypatch.setattr(preparation, "build", None)
+    for attempt in (preparation.check, lambda options: preparation.run(options, Path(paths["data"]))):
+        with pytest.raises(BadInput, match=message):
+            attempt(config)
+    assert not Path(paths["data"]).exists()
+
+
+def test_check_shows_the_sets_that_prepare_makes(make_folder, data_config, paths):
+    root = make_folder(list("abcdefgh"), lesion_free="ab", csv="case,site\nh,B\n")
+    config = data_config(root, "data.splits.external_sites=[B]", "data.may_be_empty=true")
+    checked, made = preparation.check(config), preparation.run(config, Path(paths["data"]))
+    assert checked.sides == made.sides == vars(made.dataset.split())
+    assert checked.sides["external"] == ["h"] and sum(map(len, checked.sides.values())) == 8
+    (root / "lungs" / "c.nii.gz").write_bytes(b"")
+    assert preparation.check(config).sides == {}  # not known while a case is refused
+    assert sum(map(len, preparation.check({**config, "allow_refused": True}).sides.values())) == 7
+
+
 def test_check_writes_nothing(make_folder, data_config, tmp_path):
     root = make_folder()
     before = contents(tmp_path)

@@ -12,7 +12,6 @@ from rich.table import Table
 from covidseg.cli.app import application
 from covidseg.data import prepare as preparation
 from covidseg.data.prepare import Outcome
-from covidseg.data.store import PreparedDataset
 from covidseg.errors import Interrupted
 
 
@@ -43,7 +42,9 @@ def show(outcome: Outcome, console: Console) -> None:
     accepted, refused = len(outcome.infos), len(outcome.refused)
     line = f"{accepted} cases" + (f", {refused} refused" if refused else "")
     if outcome.dataset:
-        line += f" in {outcome.folder}: {split_sizes(outcome.dataset)}"
+        line += f" in {outcome.folder}"
+    if outcome.sides:
+        line += f": {split_sizes(outcome)}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -52,9 +53,7 @@ def case_table(outcome: Outcome) -> Table:
 
     A column that would say nothing (no sites, each case its own patient) leaves its room to the others.
     """
-    sides = {}
-    if outcome.dataset:
-        sides = {case: side for side, cases in vars(outcome.dataset.split()).items() for case in cases}
+    sides = {case: side for side, cases in outcome.sides.items() for case in cases}
     lines = []
     for info in outcome.infos:
         native = info["grid"]["native"]
@@ -79,13 +78,13 @@ def case_table(outcome: Outcome) -> Table:
     return table
 
 
-def split_sizes(dataset: PreparedDataset) -> str:
+def split_sizes(outcome: Outcome) -> str:
     """Cases and patients on each side of the fixed split, on one line."""
+    patient = {info["id"]: info["patient"] for info in outcome.infos}
     parts = []
-    for side, cases in vars(dataset.split()).items():
-        patients = {dataset.cases[case].patient for case in cases}
+    for side, cases in outcome.sides.items():
         if cases:
-            parts.append(f"{side} {len(cases)} ({len(patients)} patients)")
+            parts.append(f"{side} {len(cases)} ({len({patient[case] for case in cases})} patients)")
     return ", ".join(parts)
 
 

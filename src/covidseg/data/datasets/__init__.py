@@ -61,6 +61,7 @@ class Listing:
     cases: list[Source] = field(default_factory=list)
     refused: list[tuple[str, BadInput]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sites: frozenset[str] = frozenset()  # sites that are meant, should no case be from them
 
     def refuse(self, name: str, wrong: str, remedy: str) -> None:
         self.refused.append((name, BadInput(f"case {name}", wrong, remedy)))
