@@ -1,6 +1,8 @@
 """Converters on generated trees that are laid out, and misbehave, like the real data sets."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from covidseg.data.datasets.mosmed import MosMed
 from covidseg.data.datasets.nnunet import NNUNet
 from covidseg.data.prepare import prepare
 from covidseg.data.splits import published_folds
-from covidseg.errors import BadInput
+from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.paths import CONF
 
 CORONA = [f"coronacases_{k:03d}" for k in range(1, 11)]
@@ -35,6 +37,11 @@ def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
+
+
+def forbidden(*_):
+    """As the system answers whoever is not root."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def config_of(dataset, root, *overrides):
@@ -79,11 +86,45 @@ def test_folder_reads_who_is_who(folder, tmp_path):
         ("case,patient,hospital\na,p,q\n", "unknown columns hospital"),
         ("patient\np\n", "no column `case`"),
         ("case,patient\na,p\na,q\n", "case a occurs twice"),
+        ("case,patient\na,Doe, John\n", "line 2 has 3 fields, its header 2"),
+        ("case,patient,patient\na,p,q\n", "has two columns patient"),
+        ("case,patient\na,p\n,q\n", "line 3 names no case"),
+        ('case,patient\na,"p\n', "is no table of comma-separated values"),
+        ("case;patient\na;p\n", "unknown columns case;patient"),
+        ("", "is empty"),
+        ("case,patient\na,M\u00fcller\n".encode("cp1252"), "is not UTF-8 text -> save it as CSV UTF-8"),
+        ("case,patient\na,p\n".encode("utf-16"), "is not UTF-8 text"),
     ],
 )
 def test_folder_refuses_a_strange_table(folder, tmp_path, text, message):
-    (tmp_path / "cases.csv").write_text(text)
-    with pytest.raises(BadInput, match=message):
+    (tmp_path / "cases.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BadInput, match=message) as caught:
+        folder.listing()
+    assert str(caught.value).startswith("cases.csv: ") and caught.value.remedy
+
+
+def test_folder_takes_what_spreadsheets_write(folder, tmp_path):
+    (tmp_path / "cases.csv").write_bytes(b'\xef\xbb\xbfcase,patient\r\na,"Doe, J"\r\n\r\n,\r\nb\r\nc,q,,\r\n')
+    assert [case.patient for case in folder.listing().cases] == ["Doe, J", "", "q"]
+
+
+def test_folder_does_not_go_on_without_a_table_that_is_there(folder, tmp_path, monkeypatch):
+    table = tmp_path / "cases.csv"
+    table.symlink_to("nowhere.csv")
+    with pytest.raises(BadInput, match=r"cases\.csv: is a link to nothing -> "):
+        folder.listing()
+    table.unlink()
+    table.mkdir()
+    with pytest.raises(BadInput, match=r"cases\.csv: is a folder -> "):
+        folder.listing()
+    table.rmdir()
+    os.mkfifo(table)
+    with pytest.raises(BadInput, match=r"cases\.csv: is a pipe"):
+        folder.listing()
+    table.unlink()
+    table.write_text("case\na\n")
+    monkeypatch.setattr("covidseg.data.gate.names.os.open", forbidden)
+    with pytest.raises(EnvironmentFault, match=r"cases\.csv: permission denied -> "):
         folder.listing()
 
 

@@ -5,19 +5,23 @@ A converter is a class that YAML names (`conf/data/<name>.yaml`, key `source`); 
 
 import csv
 import hashlib
+import io
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from covidseg.data.gate.detached import voxel_path
+from covidseg.data.gate.names import opened
 from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_MAX_TABLE = 1 << 26  # bytes of cases.csv
 _RESERVED = ("dataset.json", "splits.json", "failures.csv")  # names a prepared folder uses itself
 
 
@@ -122,20 +126,46 @@ def label_map(names: Mapping[object, str], option: str) -> dict[int, int]:
 
 
 def read_table(path: Path, columns: Iterable[str]) -> dict[str, dict[str, str]]:
-    """cases.csv as {case: row}; `BadInput` where a column is unknown, `case` is missing or a case occurs twice."""
-    if not path.is_file():
+    """cases.csv as {case: row}, empty where there is none.
+
+    `BadInput` where it is no UTF-8 table, a column is unknown or double, a line has no case or too many fields, or a
+    case occurs twice: who is whose patient is too much to guess. `EnvironmentFault` where it may not be read.
+    """
+    if not os.path.lexists(path):
         return {}
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        header = [name.strip() for name in reader.fieldnames or ()]
-        unknown = sorted(set(header) - set(columns))
-        if "case" not in header or unknown:
-            wrong = f"has unknown columns {', '.join(unknown)}" if unknown else "has no column `case`"
-            raise BadInput(path.name, wrong, f"its header is a choice of {', '.join(columns)}")
+    with opened(path) as stream:
+        content = stream.read(_MAX_TABLE)
+    try:
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        header = [name.strip() for name in next(lines, [])]
+        _require_columns(path.name, header, columns)
         rows: dict[str, dict[str, str]] = {}
-        for values in reader:
-            row = {str(key).strip(): (value or "").strip() for key, value in values.items()}
+        for fields in lines:
+            values = [field.strip() for field in fields]
+            if not any(values):  # spreadsheets leave such lines behind
+                continue
+            line = f"line {lines.line_num}"
+            if any(values[len(header) :]):
+                wrong = f"{line} has {len(values)} fields, its header {len(header)}"
+                raise BadInput(path.name, wrong, "put text with a comma in double quotes")
+            row = dict.fromkeys(header, "") | dict(zip(header, values, strict=False))
+            if not row["case"]:
+                raise BadInput(path.name, f"{line} names no case", "write the name of its image, or remove the line")
             if row["case"] in rows:
                 raise BadInput(path.name, f"case {row['case']} occurs twice", "keep one line for each case")
             rows[row["case"]] = row
+    except UnicodeDecodeError:
+        raise BadInput(path.name, "is not UTF-8 text", "save it as CSV UTF-8") from None
+    except csv.Error as error:
+        raise BadInput(path.name, f"is no table of comma-separated values ({error})", "save it as CSV UTF-8") from error
     return rows
+
+
+def _require_columns(what: str, header: Sequence[str], columns: Iterable[str]) -> None:
+    unknown = sorted(set(header) - set(columns))
+    twice = [name for name in header if header.count(name) > 1]
+    if "case" in header and not unknown and not twice:
+        return
+    wrong = f"has unknown columns {', '.join(unknown)}" if unknown else "has no column `case`"
+    wrong = f"has two columns {twice[0]}" if twice and not unknown else wrong
+    raise BadInput(what, wrong, f"its header is a choice of {','.join(columns)}")
