@@ -155,9 +155,28 @@ def test_folder_without_root_says_what_to_give(tmp_path):
         listing("folder", "null")
     with pytest.raises(BadInput, match=r"data\.root=nowhere: there is no such folder"):
         listing("folder", tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=rf"data\.root={tmp_path.name}: holds no folder images/ -> "):
+        listing("folder", tmp_path)
     (tmp_path / "images").mkdir()
     with pytest.raises(BadInput, match="holds no case"):
         listing("folder", tmp_path)
+
+
+def test_a_wrong_option_of_a_converter_is_one_line(tmp_path):
+    with pytest.raises(BadInput) as caught:
+        listing("folder", tmp_path, "data.source.lesions={1: tumour}")
+    assert caught.value.what == "data.source.lesions" and str(caught.value).count(" -> ") == 1
+
+
+@pytest.mark.parametrize("name", ["images", "lungs"])
+def test_a_folder_that_may_not_be_read_is_an_environment_fault(folder, tmp_path, monkeypatch, name):
+    real = os.listdir
+    monkeypatch.setattr(
+        "covidseg.data.gate.names.os.listdir",
+        lambda path: forbidden() if Path(path).name == name else real(path),
+    )
+    with pytest.raises(EnvironmentFault, match=f"^{name}: permission denied -> "):
+        folder.listing()
 
 
 def test_label_map_with_a_strange_name_is_refused(tmp_path):

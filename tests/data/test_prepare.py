@@ -1,5 +1,6 @@
 """Preparation: what it writes, that it is never stale or half, and FAULTS rows C6 to C8 and E1 to E7."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from covidseg.data.pool import map_unordered
 from covidseg.data.prepare import prepare
 from covidseg.data.store import ARRAYS, MARKER, PreparedDataset
 from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.files import sha256
 
 PROGRAM = """
 import json, sys
@@ -455,6 +457,42 @@ def test_refused_cases_are_listed_and_the_others_are_prepared(make_folder, data_
     assert set(dataset.cases) == {"a", "d"} and dataset.folder == folder
     with pytest.raises(BadInput, match="2 of 4 cases are refused"):
         prepare(config, paths)  # not silently forgotten
+
+
+def test_a_scan_that_may_not_be_read_is_an_environment_fault_and_the_others_go_on(
+    make_folder, data_config, paths, monkeypatch
+):
+    config, real = data_config(make_folder()), os.open
+
+    def guarded(path, *arguments, **more):
+        if str(path).endswith("images/b.nii.gz"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *arguments, **more)
+
+    def read(path):
+        return sha256(path) if not str(path).endswith("images/b.nii.gz") else guarded(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", guarded)
+        patch.setattr("covidseg.data.fingerprints.sha256", read)
+        for attempt in (preparation.check, lambda options: preparation.run(options, Path(paths["data"]))):
+            outcome = attempt({**config, "allow_refused": True})
+            assert [info["id"] for info in outcome.infos] == ["a", "c"] and outcome.dataset is None
+            with pytest.raises(EnvironmentFault, match=r"^b\.nii\.gz: permission denied -> ask its owner"):
+                outcome.complain(allow_refused=True)
+    assert len(prepare(config, paths).cases) == 3
+
+
+def test_one_line_for_many_refused_cases_has_one_remedy(make_folder, data_config, paths):
+    root = make_folder()
+    (root / "images" / "b.nii.gz").write_bytes(b"")
+    (root / "lungs" / "c.nii.gz").unlink()
+    (root / "lungs" / "c.nii.gz").symlink_to("nowhere")
+    for attempt in (preparation.check, lambda options: preparation.run(options, Path(paths["data"]))):
+        outcome = attempt(data_config(root))
+        with pytest.raises(BadInput, match=r"^data: 2 of 3 cases are refused; the first: ") as caught:
+            outcome.complain(allow_refused=False)
+        assert str(caught.value).count(" -> ") == 1 and ".nii.gz: is " in str(caught.value)
 
 
 def test_c6_empty_lesion_mask_must_be_declared(make_folder, data_config, paths):

@@ -53,11 +53,10 @@ class Outcome:
             first = self.refused[0][1]
             if len(self.refused) == 1:
                 raise first
-            wrong = (
-                f"{len(self.refused)} of {len(self.refused) + len(self.infos)} cases are refused; the first: {first}"
-            )
-            where = "failures.csv lists them; " if self.folder else ""
-            raise BadInput("data", wrong, f"{where}correct them or leave them out with data.allow_refused=true")
+            wrong = f"{len(self.refused)} of {len(self.refused) + len(self.infos)} cases are refused; the first: "
+            where = "failures.csv lists all" if self.folder else "all are listed above"
+            remedy = f"{first.remedy}; {where}; data.allow_refused=true leaves them out"
+            raise BadInput("data", f"{wrong}{first.what}: {first.wrong}", remedy)
 
 
 def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> PreparedDataset:
@@ -138,6 +137,8 @@ def listing(options: Mapping[str, Any]) -> Listing:
     try:
         converter = instantiate(source, _convert_="all")
     except InstantiationException as error:
+        if isinstance(error.__cause__, CovidSegError):
+            raise error.__cause__ from None
         wrong = str(error.__cause__ or error).replace(".__init__()", "")
         remedy = "conf/data shows what it takes; a recipe may hold options of another data set"
         raise BadInput("data.source", wrong, remedy) from error
@@ -181,9 +182,9 @@ def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path,
     code = code_digest(_CODE)
     orders, refused = [], list(found.refused)
     for source in found.cases:
-        unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], BadInput)]
+        unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], CovidSegError)]
         if unreadable:
-            refused.append((source.id, BadInput(f"case {source.id}", str(unreadable[0]))))
+            refused.append((source.id, unreadable[0]))
         else:
             orders.append(_order(options, code, source, {path: str(hashes[path]) for path in source.files}))
     decides = {

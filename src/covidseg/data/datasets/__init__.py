@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from covidseg.data.gate.detached import voxel_path
-from covidseg.data.gate.names import opened
+from covidseg.data.gate.names import kind, listing, opened, shown
 from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 
@@ -71,14 +71,27 @@ class Listing:
         self.refused.append((name, BadInput(f"case {name}", wrong, remedy)))
 
 
-def existing_folder(root: object, option: str) -> Path:
-    """`root` as a path; `BadInput` naming the option where it is not a folder."""
+def existing_folder(root: object, option: str, inside: str = "") -> Path:
+    """`root` as a path, or the folder `inside` it; `BadInput` naming the option where it is not a folder.
+
+    `EnvironmentFault` where it may not be looked into.
+    """
     if root is None:
         raise BadInput(option, "has no value", f"give the folder of the data set: {option}=...")
     path = Path(str(root)).expanduser()
-    if not path.is_dir():
-        raise BadInput(f"{option}={path.name}", "there is no such folder", "correct the path")
-    return path
+    what = f"{option}={shown(path.absolute())}"
+    if not _is_folder(path):
+        raise BadInput(what, "there is no such folder", "correct the path")
+    if inside and not _is_folder(path / inside):
+        raise BadInput(what, f"holds no folder {inside}/", "give the folder around it; conf/data says what lies where")
+    return path / inside
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return kind(path) == "folder"
+    except BadInput:
+        return False
 
 
 def parts(path: Path) -> tuple[Path, ...]:
@@ -100,7 +113,7 @@ def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
     """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over."""
     found: dict[str, list[Path]] = {}
     others: set[Path] = set()
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in listing(folder) if _is_folder(folder) else ():
         if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(SCAN_SUFFIXES)):
             others.add(path)
         else:

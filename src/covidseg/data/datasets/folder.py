@@ -35,7 +35,7 @@ class Folder:
     def listing(self) -> Listing:
         """Pair images with masks by name; refuses what is missing, double or told apart by case only."""
         root = existing_folder(self.root, "data.root")
-        images = existing_folder(root / "images", "data.root")
+        images = existing_folder(self.root, "data.root", "images")
         found = Listing()
         scans, ignored = entries(images)
         masks = {}
