@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +305,70 @@ def test_nnunet_asks_for_what_it_cannot_know(tmp_path):
     touch(tmp_path, "imagesTr/a_0001.nii.gz")
     with pytest.raises(BadInput, match="channels _0000, _0001"):
         listing("nnunet", tmp_path, "data.source.labels={1: lesion}")
+
+
+def followed(message):
+    """The override that a remedy names, as a shell would hand it over."""
+    quoted = re.search(r"'(\+?data\.source[^']*)'", message)
+    return quoted[1] if quoted else re.search(r"data\.source\.assume\.[\w=-]+", message)[0]
+
+
+def as_folder(root, name, hu, labels, write_volume):
+    write_volume(root / f"images/{name}.mha", hu)
+    write_volume(root / f"lesions/{name}.mha", labels)
+
+
+def as_nnunet(root, name, hu, labels, write_volume):
+    write_volume(root / f"imagesTr/{name}_0000.mha", hu)
+    write_volume(root / f"labelsTr/{name}.mha", labels)
+    (root / "dataset.json").write_text('{"labels": {"background": 0, "lesion": 1}}')
+
+
+@pytest.mark.parametrize(("dataset", "write"), [("folder", as_folder), ("nnunet", as_nnunet)])
+@pytest.mark.parametrize("spoil", ["hu", "fill", "orientation", "labels"])
+def test_the_remedy_in_a_refusal_works_when_it_is_followed(tmp_path, small_chest, write_volume, dataset, write, spoil):
+    hu, labels = small_chest(0)
+    lesion = (labels == 2).astype(np.uint8)
+    if spoil == "hu":
+        hu = np.clip(hu, -160, 240)
+    elif spoil == "fill":
+        hu = hu.astype(np.float32)
+        hu[0, 0, 0] = np.nan
+    elif spoil == "labels":
+        lesion *= 255
+    write(tmp_path, "a", hu, lesion, write_volume)
+    if spoil == "orientation":
+        for path in tmp_path.rglob("*.mha"):
+            raw = path.read_bytes()
+            path.write_bytes(raw.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b""))
+    common = ["data.workers=0", "data.splits.test_fraction=0", "data.spacing_zyx=[9,9,9]", "data.splits.folds=0"]
+    refused = preparation.check(config_of(dataset, tmp_path, *common)).refused
+    assert len(refused) == 1
+    override = followed(str(refused[0][1]))
+    assert spoil in override or spoil == "labels"
+    outcome = preparation.check(config_of(dataset, tmp_path, *common, override))
+    assert [info["id"] for info in outcome.infos] == ["a"] and not outcome.refused
+    assert outcome.infos[0]["volume_ml"]["lesion"] > 0
+
+
+def test_what_is_assumed_is_part_of_the_hash_and_checked_at_once(tmp_path, small_chest, write_volume):
+    for seed, name in enumerate("abc"):
+        hu, labels = small_chest(seed)
+        as_folder(tmp_path / "raw", name, hu, (labels == 2).astype(np.uint8), write_volume)
+    common = ["data.workers=0", "data.spacing_zyx=[9,9,9]", "data.splits.folds=0"]
+
+    def folder(*overrides):
+        config = config_of("folder", tmp_path / "raw", *common, *overrides)
+        return prepare(config, {"data": str(tmp_path / "data")}).folder
+
+    assert folder() != folder("data.source.assume.offset=3")
+    assert folder() == folder("data.source.assume=null")
+    with pytest.raises(BadInput, match=r"^data\.source\.assume\.hu: is 3 -> give true or false"):
+        folder("data.source.assume.hu=3")
+    with pytest.raises(BadInput, match=r"^data\.source\.assume: unknown option 'ofset'"):
+        folder("+data.source.assume.ofset=3")
+    with pytest.raises(BadInput, match=r"^data\.source\.assume: is 'LPS'"):
+        folder("data.source.assume=LPS")
 
 
 def test_every_converter_is_reached_by_a_shipped_configuration():

@@ -45,7 +45,7 @@ def build_case(order: Order) -> dict[str, Any]:
     from covidseg.data.scans import read_scan
 
     source = order.source
-    scan = read_scan(source.image, assume=source.assume)
+    scan = read_scan(source.image, assume=source.assume, option=source.option)
     labels, notes = _merge_masks(source, scan.geometry)
     notes = [*source.notes, *scan.notes, *notes]
     ml = np.prod(scan.geometry.spacing_zyx) / 1000
@@ -92,7 +92,14 @@ def _merge_masks(source: Source, geometry: Geometry) -> tuple[np.ndarray, list[s
     notes: list[str] = []
     lungs = None
     for mask in source.masks:
-        labels, seen = read_mask(mask.path, geometry, labels=mask.labels, assume=source.assume)
+        labels, seen = read_mask(
+            mask.path,
+            geometry,
+            labels=mask.labels,
+            assume=source.assume,
+            option=source.option,
+            mapped_by=mask.mapped_by,
+        )
         notes += seen
         np.maximum(merged, labels, out=merged)
         if set(mask.labels.values()) == {LABELS["lung"]}:

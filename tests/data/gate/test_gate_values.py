@@ -1,5 +1,6 @@
 """Input faults B1 to B12: values that are no Hounsfield units, and places that no voxel can have."""
 
+import re
 import struct
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hydra import compose, initialize_config_dir
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covidseg.data.gate.values import objection_to_hu
 from covidseg.data.scans import read_mask, read_scan, write_mask
 from covidseg.errors import BadInput
+from covidseg.paths import CONF
 
 COUNT = settings(max_examples=30, deadline=None)
 ALL_FORMATS = ["scan.nii", "scan.nii.gz", "scan.mha", "scan.nrrd"]
@@ -180,6 +183,9 @@ def test_b05_not_hu(how, tmp_path, make, refused):
     path = make.nifti(tmp_path / "scan.nii", NOT_HU[how](make.ct()))
     line = refused(path, "not Hounsfield units")
     assert "range" in line and "5/50/95%" in line
+    override = re.search(r"\+\+reading\.assume\.hu=true", line)[0]  # of predict.py, and it takes it
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("predict", overrides=[override]).reading.assume == {"hu": True}
     assert read_scan(path, assume={"hu": True}).voxels.dtype == np.int16
 
 

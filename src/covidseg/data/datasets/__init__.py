@@ -14,11 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from covidseg.data.gate.assume import Assume
 from covidseg.data.gate.detached import voxel_path
 from covidseg.data.gate.names import kind, listing, opened, shown
 from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 
+ASSUME = "data.source.assume"  # where a user vouches for what files do not say
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _MAX_TABLE = 1 << 26  # bytes of cases.csv
@@ -31,6 +33,7 @@ class Mask:
 
     path: Path
     labels: Mapping[int, int]
+    mapped_by: str = ""  # the override that gives a further VALUE its meaning, if there is one
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Source:
     site: str = ""
     declared: str = ""  # the side of the split its owner put it on, or ""
     assume: Mapping[str, Any] | None = None  # handed to the reader: what stored values mean where they are not HU
+    option: str = ""  # where `assume` stands in the configuration, if there
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -136,6 +140,12 @@ def label_map(names: Mapping[object, str], option: str) -> dict[int, int]:
         return {int(value): LABELS[str(name)] for value, name in names.items()}
     except (KeyError, ValueError):
         raise BadInput(option, f"{dict(names)} is not value: lung|lesion", "for example {1: lung, 2: lesion}") from None
+
+
+def assumed(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of `assume` that have a value; `BadInput` for one that means nothing."""
+    Assume.of(given, ASSUME)
+    return {name: value for name, value in (given or {}).items() if value is not None}
 
 
 def read_table(path: Path, columns: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -26,7 +26,7 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
     bad = sum(np.count_nonzero(~np.isfinite(slab)) for _, slab in _scaled(volume)) if _is_float(volume) else 0
     if bad and assume.fill is None:
         wrong = f"{bad} of {volume.stored.size} voxels are NaN or infinite"
-        raise BadInput(what, wrong, "mend it, or assume fill=-1024")
+        raise BadInput(what, wrong, assume.or_say("mend it", "fill=-1024"))
     out = np.empty(volume.stored.shape, np.int16)
     histogram = np.zeros(_BINS[1] - _BINS[0] + 1, np.int64)
     stride = -(-out.size // _SAMPLE)
@@ -42,7 +42,8 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
         out[where] = np.rint(clipped) if clipped.dtype.kind == "f" else clipped
     if not assume.hu and (objection := objection_to_hu(histogram)):
         evidence = _evidence(histogram, low, high)
-        raise BadInput(what, f"{objection} ({evidence})", "convert it to HU, or assume hu=true if it is")
+        remedy = assume.or_say("convert it to HU", "hu=true if it is", "offset=-1024 if it is HU + 1024")
+        raise BadInput(what, f"{objection} ({evidence})", remedy)
     notes = [f"{bad} voxels that were NaN or infinite set to {assume.fill:g} HU"] if bad else []
     if below:
         notes.append(f"{below} voxels below {HU_RANGE[0]} HU (down to {low:g}) clipped: padding")
@@ -83,10 +84,13 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
     return None
 
 
-def to_labels(volume: Volume, what: str, labels: Mapping[int, int]) -> tuple[np.ndarray, list[str]]:
+def to_labels(
+    volume: Volume, what: str, labels: Mapping[int, int], mapped_by: str = ""
+) -> tuple[np.ndarray, list[str]]:
     """(uint8 (z, y, x), notes): each stored label replaced as `labels` says.
 
-    `BadInput` lists the values that are no key of `labels` to within 0.001, with their counts.
+    `BadInput` lists the values that are no key of `labels` to within 0.001, with their counts; `mapped_by` is the
+    override that gives a VALUE a meaning, for the remedy.
     """
     out = np.zeros(volume.stored.shape, np.uint8)
     strange: dict[float, int] = {}
@@ -113,7 +117,10 @@ def to_labels(volume: Volume, what: str, labels: Mapping[int, int]) -> tuple[np.
         listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in most)
         more = f" and {len(strange) - 6} or more others" if len(strange) > 6 else ""
         wrong = f"labels must be {sorted(labels)}, found {listed}{more}"
-        raise BadInput(what, wrong, "map them with `labels`, or mend the mask")
+        first = most[0][0]
+        can_be_said = mapped_by and len(strange) <= 6 and first > 0 and first.is_integer()
+        say = ", or say what it means: " + mapped_by.replace("VALUE", f"{first:g}") if can_be_said else ""
+        raise BadInput(what, wrong, f"mend the mask{say}")
     return out, [f"{rounded} labels rounded by up to {furthest:.2g}"] if rounded else []
 
 
@@ -140,7 +147,7 @@ def _in_hu(slab: np.ndarray, what: str, assume: Assume) -> np.ndarray:
     if assume.window_8bit is not None:
         if slab.min() < 0 or slab.max() > 255:
             wrong = f"values {slab.min():g} to {slab.max():g} are no 8-bit grey levels"
-            raise BadInput(what, wrong, "drop assume.window_8bit")
+            raise BadInput(what, wrong, f"drop {assume.option.lstrip('+') or 'assume'}.window_8bit")
         low, high = assume.window_8bit
         slab = slab * ((high - low) / 255) + low
     if assume.offset:
