@@ -504,6 +504,26 @@ def test_c6_empty_lesion_mask_must_be_declared(make_folder, data_config, paths):
     assert "no lesion" in dataset.cases["b"].info["notes"]
 
 
+def test_c6_empty_lung_mask_is_refused_whatever_the_lesions_say(make_folder, data_config, paths, write_volume):
+    root = make_folder(lesion_free=["b"])
+    for name in "ab":  # with a lesion, without
+        write_volume(root / "lungs" / f"{name}.nii.gz", np.zeros((16, 28, 32), np.uint8))
+    outcome = preparation.check(data_config(root, "data.may_be_empty=true"))
+    assert [(name, error.wrong) for name, error in outcome.refused] == [
+        ("a", "its lung mask is empty"), ("b", "its lung mask is empty")
+    ]  # fmt: skip
+    for name in "ab":
+        (root / "lungs" / f"{name}.nii.gz").unlink()
+    assert prepare(data_config(root, "data.may_be_empty=true"), paths).cases["a"].annotated == ("lesion",)
+
+
+def test_c6_a_lung_that_is_all_lesion_is_no_empty_mask(make_folder, data_config):
+    root = make_folder()
+    shutil.copy(root / "lungs/a.nii.gz", root / "lesions/a.nii.gz")
+    outcome = preparation.check(data_config(root))
+    assert not outcome.refused and outcome.infos[0]["volume_ml"]["lung"] == 0
+
+
 def test_c8_exchanged_masks_are_noticed(make_folder, data_config, paths):
     root = make_folder()
     (root / "lungs").rename(root / "x")
