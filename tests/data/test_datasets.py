@@ -11,15 +11,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from covidseg.cli.prepare import show
 from covidseg.data import prepare as preparation
+from covidseg.data.building import list_failures
 from covidseg.data.datasets import case_id
 from covidseg.data.datasets.covid19_20 import Covid1920
 from covidseg.data.datasets.covid19_ct_seg import Covid19CTSeg
 from covidseg.data.datasets.folder import Folder
 from covidseg.data.datasets.mosmed import MosMed
 from covidseg.data.datasets.nnunet import NNUNet
-from covidseg.data.prepare import prepare
+from covidseg.data.prepare import Outcome, prepare
 from covidseg.data.splits import published_folds
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.paths import CONF
@@ -149,6 +152,28 @@ def test_a13_hidden_files_are_passed_over_and_counted(folder, tmp_path):
     found = folder.listing()
     assert [case.id for case in found.cases] == ["a", "b", "c"] and not found.refused
     assert found.notes == ["3 hidden or foreign files passed over"]
+
+
+def test_names_that_are_no_text_can_be_told(folder, tmp_path, capsys):
+    """Files from a Latin-1 machine: refused one by one, and printed."""
+    for kind, name in (
+        ("images", b"M\xfcller"),
+        ("lungs", b"Mei\xdfner"),
+        ("images", b"H\xfcls"),
+        ("lungs", b"H\xfcls"),
+    ):
+        path = os.fsencode(tmp_path / kind) + b"/" + name + b".nii.gz"
+        with open(path, "wb") as stream:
+            stream.write(b"x")
+    (tmp_path / "cases.csv").write_text("case,patient\na,p\x1b[1m\n")
+    found = folder.listing()
+    outcome = Outcome([], found.refused, found.notes)
+    show(outcome, Console())
+    out = capsys.readouterr().out
+    assert "M\\udcfcller REFUSED: has no mask" in out and "Mei\\udcdfner REFUSED: has a mask and no image" in out
+    list_failures(tmp_path, outcome.refused)
+    for text in (*refused(found).values(), *found.notes, (tmp_path / "failures.csv").read_text()):
+        text.encode()
 
 
 def test_folder_without_root_says_what_to_give(tmp_path):

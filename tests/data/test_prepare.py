@@ -370,6 +370,20 @@ def test_e6_symlinked_folder_works(finished, tmp_path):
     assert prepare(config, paths).cases["a"].image.size
 
 
+@pytest.mark.parametrize("target", ["empty", "nowhere", "file"])
+def test_e6_link_to_what_is_not_ours_is_refused_and_nothing_is_put_there(finished, tmp_path, target):
+    config, _, dataset = finished
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    link = tmp_path / "theirs" / "prepared" / dataset.folder.name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(BadInput, match="was not made by this program"):
+        prepare(config, {"data": str(tmp_path / "theirs")})
+    assert not list((tmp_path / "empty").iterdir()) and (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
 READ_ONLY = """
 import json, subprocess, sys
 from covidseg.data.prepare import prepare

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from covidseg.cli.app import application
 from covidseg.data import prepare as preparation
+from covidseg.data.gate.names import printable
 from covidseg.data.prepare import Outcome
 from covidseg.errors import CovidSegError, Interrupted
 
@@ -74,7 +75,7 @@ def case_table(outcome: Outcome) -> Table:
     for name in names:
         table.add_column(name, justify="right" if name.endswith(("ml", "x")) else "left", overflow="fold")
     for line in lines:
-        table.add_row(*(escape(line[name]) for name in names))
+        table.add_row(*(escape(printable(line[name])) for name in names))
     return table
 
 

@@ -42,8 +42,9 @@ def stamp(lock: Path) -> None:
 
 def claim(folder: Path) -> None:
     """Make the folder ours, or refuse one that holds something else; remove what a killed process left in it."""
-    ours = (folder / MARKER).is_file() or not folder.exists()
-    if not ours and not all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir()):
+    ours = (folder / MARKER).is_file() or not os.path.lexists(folder)
+    link = folder.is_symlink()  # to a finished folder elsewhere it is welcome, but nothing begins where one leads
+    if not ours and (link or not all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir())):
         wrong = "exists and was not made by this program"
         raise BadInput(folder.name, wrong, "move it away or choose another paths.data; nothing in it was touched")
     folder.mkdir(parents=True, exist_ok=True)

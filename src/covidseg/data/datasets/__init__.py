@@ -16,7 +16,7 @@ from typing import Any
 
 from covidseg.data.gate.assume import Assume
 from covidseg.data.gate.detached import voxel_path
-from covidseg.data.gate.names import kind, listing, opened, shown
+from covidseg.data.gate.names import kind, listing, opened, printable, shown
 from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 
@@ -72,7 +72,11 @@ class Listing:
     sites: frozenset[str] = frozenset()  # sites that are meant, should no case be from them
 
     def refuse(self, name: str, wrong: str, remedy: str) -> None:
-        self.refused.append((name, BadInput(f"case {name}", wrong, remedy)))
+        name = printable(name)
+        self.refused.append((name, BadInput(f"case {name}", printable(wrong), remedy)))
+
+    def note(self, text: str) -> None:
+        self.notes.append(printable(text))
 
 
 def existing_folder(root: object, option: str, inside: str = "") -> Path:

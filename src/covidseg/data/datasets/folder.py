@@ -56,7 +56,7 @@ class Folder:
             masks[name], more = entries(root / name)
             ignored += more
         if ignored:
-            found.notes.append(f"{ignored} hidden or foreign files passed over")
+            found.note(f"{ignored} hidden or foreign files passed over")
         table = read_table(root / "cases.csv", COLUMNS)
         for name in sorted({name for group in masks.values() for name in group} - scans.keys()):
             found.refuse(name, "has a mask and no image", REMEDY)
@@ -96,5 +96,5 @@ class Folder:
         for kind in self.labels:
             if masks[kind] and (missing := sorted(scans.keys() - masks[kind].keys())):
                 shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-                found.notes.append(f"{kind}/ has no mask of {len(missing)} of {len(scans)} cases: {shown}")
+                found.note(f"{kind}/ has no mask of {len(missing)} of {len(scans)} cases: {shown}")
         return found

@@ -33,5 +33,5 @@ class MosMed:
                 notes = (f"class {images[0].parent.name}",)
                 found.cases.append(Source(name, images[0], (Mask(paths[0], self.labels),), notes=notes))
         if studies:
-            found.notes.append(f"{len(studies)} studies without a mask passed over")
+            found.note(f"{len(studies)} studies without a mask passed over")
         return found

@@ -25,6 +25,9 @@ def require_ct_slice(file: DicomFile) -> None:
     for name, wanted in (("Modality", "CT"), ("SamplesPerPixel", "1"), ("PhotometricInterpretation", "MONOCHROME2")):
         if file.text(name) != wanted:
             raise BadInput(file.what, f"{name} is not {wanted}", "export the original CT series")
+    for name in ("Rows", "Columns"):
+        if file.number(name) < 1:
+            raise BadInput(file.what, f"{name} is 0: it has no voxels", "copy or export it again")
 
 
 def arrange(what: str, slices: list[DicomFile], assume: Assume) -> tuple[list[list[DicomFile]], Geometry, list[str]]:

@@ -46,8 +46,12 @@ _REMEDY = {
 
 def shown(path: Path | str) -> str:
     """The last part of a path as one printable line: control characters and bytes that are not UTF-8 are escaped."""
-    name = os.path.basename(os.path.normpath(os.fspath(path)))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return printable(os.path.basename(os.path.normpath(os.fspath(path))))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and bytes that are not UTF-8 escaped: it can be printed and written anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def suffix_of(path: Path | str) -> str:
