@@ -467,6 +467,7 @@ def test_refused_cases_are_listed_and_the_others_are_prepared(make_folder, data_
     folder = next(Path(paths["data"]).glob("prepared/folder-*"))
     lines = (folder / "failures.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["case", "b", "c"]
+    assert "b.nii.gz: labels must be" in lines[1] and "c.nii.gz: truncated" in lines[2]
     dataset = prepare({**config, "allow_refused": True}, paths)
     assert set(dataset.cases) == {"a", "d"} and dataset.folder == folder
     with pytest.raises(BadInput, match="2 of 4 cases are refused"):

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from covidseg.cli.app import application
 from covidseg.data import prepare as preparation
+from covidseg.data.building import reason
 from covidseg.data.gate.names import printable
 from covidseg.data.prepare import Outcome
-from covidseg.errors import CovidSegError, Interrupted
+from covidseg.errors import Interrupted
 
 
 @application("prepare")
@@ -37,7 +38,7 @@ def show(outcome: Outcome, console: Console) -> None:
     """The table of the cases, what was noticed about each, how they are divided, where they lie."""
     console.print(case_table(outcome))
     notes = [f"{info['id']}: {note}" for info in outcome.infos for note in info["notes"]]
-    notes += [refusal(name, error) for name, error in outcome.refused]
+    notes += [f"{name} REFUSED: {reason(name, error)} -> {error.remedy}" for name, error in outcome.refused]
     for line in [*notes, *(f"note: {note}" for note in outcome.notes)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     accepted, refused = len(outcome.infos), len(outcome.refused)
@@ -77,12 +78,6 @@ def case_table(outcome: Outcome) -> Table:
     for line in lines:
         table.add_row(*(escape(printable(line[name])) for name in names))
     return table
-
-
-def refusal(name: str, error: CovidSegError) -> str:
-    """Why a case is not taken, with the file where that is not the case itself."""
-    where = "" if error.what == f"case {name}" else f"{error.what}: "
-    return f"{name} REFUSED: {where}{error.wrong} -> {error.remedy}"
 
 
 def split_sizes(outcome: Outcome) -> str:

@@ -125,10 +125,15 @@ def borrow(folder: Path, name: str, order: Order) -> dict[str, Any] | None:
     return None
 
 
+def reason(case: str, error: CovidSegError) -> str:
+    """What is wrong, with the file where that is not the case itself: one of several may be meant."""
+    return error.wrong if error.what == f"case {case}" else f"{error.what}: {error.wrong}"
+
+
 def list_failures(folder: Path, refused: Sequence[tuple[str, CovidSegError]]) -> None:
     """failures.csv: one line for each refused case, or no file."""
     if refused:
-        rows = [{"case": name, "wrong": error.wrong, "remedy": error.remedy} for name, error in refused]
+        rows = [{"case": name, "wrong": reason(name, error), "remedy": error.remedy} for name, error in refused]
         write_csv(folder / "failures.csv", rows, ("case", "wrong", "remedy"))
     else:
         (folder / "failures.csv").unlink(missing_ok=True)
