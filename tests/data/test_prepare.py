@@ -578,6 +578,7 @@ def test_only_lungs_or_only_lesions_is_enough(make_folder, data_config, paths):
         "data.splits.folds=five", "data.splits.test_fraction=1", "data.splits.test_fraction=-0.1",
         "data.splits.test_fraction=nan", "data.splits.validation_fraction=half", "data.splits.published=4",
         "data.splits.external_sites=AB", "data.splits.external_sites=[true]", "data.splits.external_sites=null",
+        "data.splits=null", "data.source=folder",
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_before_anything_is_read(data_config, tmp_path, override):
@@ -587,6 +588,11 @@ def test_a_wrong_value_is_named_before_anything_is_read(data_config, tmp_path, o
             attempt(config)
         assert caught.value.what.startswith(override.partition("=")[0] + "=") and caught.value.remedy
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_option_of_the_division_is_named(data_config, tmp_path):
+    with pytest.raises(BadInput, match=r"^data\.splits\.fold: there is no such option -> choose one of seed, .*folds"):
+        preparation.check(data_config(tmp_path, "+data.splits.fold=3"))
 
 
 def test_an_external_site_must_be_somebodys(make_folder, data_config, paths):

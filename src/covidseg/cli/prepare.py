@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.check_only:
             outcome = preparation.check(options)
         elif options["prepared"]:
-            outcome = preparation.opened(Path(options["prepared"]).expanduser())
+            outcome = preparation.opened(Path(str(options["prepared"])).expanduser())
         else:
             outcome = preparation.run(options, Path(cfg.paths.data))
     except KeyboardInterrupt as error:

@@ -10,7 +10,18 @@ from covidseg.errors import BadInput, CovidSegError
 
 def validated(options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` with sites as text; `BadInput` names the first value that cannot be meant."""
+    for section in ("source", "splits"):
+        if not isinstance(options[section], Mapping):
+            wrong = "is no group of options"
+            raise BadInput(
+                f"data.{section}={_text(options[section])}",
+                wrong,
+                f"leave it as conf/data gives it, and set what is in it: data.{section}.name=value",
+            )
     options = {**options, "splits": dict(options["splits"])}
+    known = [key.removeprefix("splits.") for key in _RULES if key.startswith("splits.")]
+    if unknown := sorted(options["splits"].keys() - set(known)):
+        raise BadInput(f"data.splits.{unknown[0]}", "there is no such option", f"choose one of {', '.join(known)}")
     for key, (holds, wanted) in _RULES.items():
         section, _, name = key.rpartition(".")
         values = options[section] if section else options

@@ -67,7 +67,7 @@ def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> P
     """
     options = plain(data)
     if options["prepared"]:
-        return PreparedDataset.open(Path(options["prepared"]).expanduser())
+        return PreparedDataset.open(Path(str(options["prepared"])).expanduser())
     outcome = run(options, Path(paths["data"]))
     outcome.complain(options["allow_refused"])
     return outcome.dataset
