@@ -74,7 +74,7 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
     padding = histogram[(value >= _PADDING[0]) & (value <= _PADDING[1])].max()
     rest = total - below.sum() - padding
     light = histogram[(value >= _AIR[0]) & (value < _FAT)].sum() - padding
-    if light < 0.02 * rest and histogram[value > _BONE].sum() > 0.05 * rest:
+    if light < 0.02 * rest and histogram[value > _BONE].sum() > 0.1 * rest:
         return "not Hounsfield units: near -1000 lies a single value, padding, and no lung; stored as HU + 1024?"
     tissue = np.where(value > _TISSUE[0], histogram, 0)
     if tissue.sum() >= 0.01 * total:
