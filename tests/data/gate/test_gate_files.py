@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import resource
 import shutil
 import struct
@@ -351,6 +352,11 @@ def test_a16_mutated_nifti_header(edits, make):
         assert np.linalg.norm(scan.geometry.to_mm([[0, 0, 0], corner]) - place, axis=1).max() < 0.1
 
 
+def field_names(raw):
+    """What stands before `=` or `:` in the lines of a text header."""
+    return {re.split(rb"\s*[=:]", line)[0] for line in bytes(raw[:2000]).split(b"\n")}
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), name=st.sampled_from(["scan.mha", "scan.nrrd"]))
 def test_a16_mutated_text_header(data, name, make):
@@ -358,6 +364,7 @@ def test_a16_mutated_text_header(data, name, make):
     with make.folder() as folder:
         path = make.itk(folder / name, make.ct(SMALL))
         raw = bytearray(path.read_bytes())
+        names = field_names(raw)
         end = len(raw) - make.ct(SMALL).nbytes
         for _ in range(data.draw(st.integers(1, 2))):
             raw[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(32, 126))
@@ -367,6 +374,8 @@ def test_a16_mutated_text_header(data, name, make):
         except CovidSegError as error:
             assert "\n" not in str(error)
             return
+        if {name.lower() for name in field_names(raw) - names} & {name.lower() for name in names}:
+            return  # `Elementspacing`: SimpleITK passes it over and takes 1 mm, the gate reads what is meant
         try:
             image = sitk.ReadImage(str(path))
         except RuntimeError:  # a field that matters to SimpleITK alone, such as the name of the binary flag
