@@ -1,6 +1,9 @@
 """Converters on generated trees that are laid out, and misbehave, like the real data sets."""
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +11,20 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from covidseg.cli.prepare import show
 from covidseg.data import prepare as preparation
+from covidseg.data.building import list_failures
 from covidseg.data.datasets import case_id
 from covidseg.data.datasets.covid19_20 import Covid1920
 from covidseg.data.datasets.covid19_ct_seg import Covid19CTSeg
 from covidseg.data.datasets.folder import Folder
 from covidseg.data.datasets.mosmed import MosMed
 from covidseg.data.datasets.nnunet import NNUNet
-from covidseg.data.prepare import prepare
+from covidseg.data.prepare import Outcome, prepare
 from covidseg.data.splits import published_folds
-from covidseg.errors import BadInput
+from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.paths import CONF
 
 CORONA = [f"coronacases_{k:03d}" for k in range(1, 11)]
@@ -35,6 +41,11 @@ def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
+
+
+def forbidden(*_):
+    """As the system answers whoever is not root."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def config_of(dataset, root, *overrides):
@@ -79,11 +90,45 @@ def test_folder_reads_who_is_who(folder, tmp_path):
         ("case,patient,hospital\na,p,q\n", "unknown columns hospital"),
         ("patient\np\n", "no column `case`"),
         ("case,patient\na,p\na,q\n", "case a occurs twice"),
+        ("case,patient\na,Doe, John\n", "line 2 has 3 fields, its header 2"),
+        ("case,patient,patient\na,p,q\n", "has two columns patient"),
+        ("case,patient\na,p\n,q\n", "line 3 names no case"),
+        ('case,patient\na,"p\n', "is no table of comma-separated values"),
+        ("case;patient\na;p\n", "unknown columns case;patient"),
+        ("", "is empty"),
+        ("case,patient\na,M\u00fcller\n".encode("cp1252"), "is not UTF-8 text -> save it as CSV UTF-8"),
+        ("case,patient\na,p\n".encode("utf-16"), "is not UTF-8 text"),
     ],
 )
 def test_folder_refuses_a_strange_table(folder, tmp_path, text, message):
-    (tmp_path / "cases.csv").write_text(text)
-    with pytest.raises(BadInput, match=message):
+    (tmp_path / "cases.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BadInput, match=message) as caught:
+        folder.listing()
+    assert str(caught.value).startswith("cases.csv: ") and caught.value.remedy
+
+
+def test_folder_takes_what_spreadsheets_write(folder, tmp_path):
+    (tmp_path / "cases.csv").write_bytes(b'\xef\xbb\xbfcase,patient\r\na,"Doe, J"\r\n\r\n,\r\nb\r\nc,q,,\r\n')
+    assert [case.patient for case in folder.listing().cases] == ["Doe, J", "", "q"]
+
+
+def test_folder_does_not_go_on_without_a_table_that_is_there(folder, tmp_path, monkeypatch):
+    table = tmp_path / "cases.csv"
+    table.symlink_to("nowhere.csv")
+    with pytest.raises(BadInput, match=r"cases\.csv: is a link to nothing -> "):
+        folder.listing()
+    table.unlink()
+    table.mkdir()
+    with pytest.raises(BadInput, match=r"cases\.csv: is a folder -> "):
+        folder.listing()
+    table.rmdir()
+    os.mkfifo(table)
+    with pytest.raises(BadInput, match=r"cases\.csv: is a pipe"):
+        folder.listing()
+    table.unlink()
+    table.write_text("case\na\n")
+    monkeypatch.setattr("covidseg.data.gate.names.os.open", forbidden)
+    with pytest.raises(EnvironmentFault, match=r"cases\.csv: permission denied -> "):
         folder.listing()
 
 
@@ -109,14 +154,55 @@ def test_a13_hidden_files_are_passed_over_and_counted(folder, tmp_path):
     assert found.notes == ["3 hidden or foreign files passed over"]
 
 
+def test_names_that_are_no_text_can_be_told(folder, tmp_path, capsys):
+    """Files from a Latin-1 machine: refused one by one, and printed."""
+    for kind, name in (
+        ("images", b"M\xfcller"),
+        ("lungs", b"Mei\xdfner"),
+        ("images", b"H\xfcls"),
+        ("lungs", b"H\xfcls"),
+    ):
+        path = os.fsencode(tmp_path / kind) + b"/" + name + b".nii.gz"
+        with open(path, "wb") as stream:
+            stream.write(b"x")
+    (tmp_path / "cases.csv").write_text("case,patient\na,p\x1b[1m\n")
+    found = folder.listing()
+    outcome = Outcome([], found.refused, found.notes)
+    show(outcome, Console())
+    out = capsys.readouterr().out
+    assert "M\\udcfcller REFUSED: has no mask" in out and "Mei\\udcdfner REFUSED: has a mask and no image" in out
+    list_failures(tmp_path, outcome.refused)
+    for text in (*refused(found).values(), *found.notes, (tmp_path / "failures.csv").read_text()):
+        text.encode()
+
+
 def test_folder_without_root_says_what_to_give(tmp_path):
     with pytest.raises(BadInput, match=r"data\.root: has no value -> .*data\.root="):
         listing("folder", "null")
     with pytest.raises(BadInput, match=r"data\.root=nowhere: there is no such folder"):
         listing("folder", tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=rf"data\.root={tmp_path.name}: holds no folder images/ -> "):
+        listing("folder", tmp_path)
     (tmp_path / "images").mkdir()
     with pytest.raises(BadInput, match="holds no case"):
         listing("folder", tmp_path)
+
+
+def test_a_wrong_option_of_a_converter_is_one_line(tmp_path):
+    with pytest.raises(BadInput) as caught:
+        listing("folder", tmp_path, "data.source.lesions={1: tumour}")
+    assert caught.value.what == "data.source.lesions" and str(caught.value).count(" -> ") == 1
+
+
+@pytest.mark.parametrize("name", ["images", "lungs"])
+def test_a_folder_that_may_not_be_read_is_an_environment_fault(folder, tmp_path, monkeypatch, name):
+    real = os.listdir
+    monkeypatch.setattr(
+        "covidseg.data.gate.names.os.listdir",
+        lambda path: forbidden() if Path(path).name == name else real(path),
+    )
+    with pytest.raises(EnvironmentFault, match=f"^{name}: permission denied -> "):
+        folder.listing()
 
 
 def test_label_map_with_a_strange_name_is_refused(tmp_path):
@@ -244,6 +330,70 @@ def test_nnunet_asks_for_what_it_cannot_know(tmp_path):
     touch(tmp_path, "imagesTr/a_0001.nii.gz")
     with pytest.raises(BadInput, match="channels _0000, _0001"):
         listing("nnunet", tmp_path, "data.source.labels={1: lesion}")
+
+
+def followed(message):
+    """The override that a remedy names, as a shell would hand it over."""
+    quoted = re.search(r"'(\+?data\.source[^']*)'", message)
+    return quoted[1] if quoted else re.search(r"data\.source\.assume\.[\w=-]+", message)[0]
+
+
+def as_folder(root, name, hu, labels, write_volume):
+    write_volume(root / f"images/{name}.mha", hu)
+    write_volume(root / f"lesions/{name}.mha", labels)
+
+
+def as_nnunet(root, name, hu, labels, write_volume):
+    write_volume(root / f"imagesTr/{name}_0000.mha", hu)
+    write_volume(root / f"labelsTr/{name}.mha", labels)
+    (root / "dataset.json").write_text('{"labels": {"background": 0, "lesion": 1}}')
+
+
+@pytest.mark.parametrize(("dataset", "write"), [("folder", as_folder), ("nnunet", as_nnunet)])
+@pytest.mark.parametrize("spoil", ["hu", "fill", "orientation", "labels"])
+def test_the_remedy_in_a_refusal_works_when_it_is_followed(tmp_path, small_chest, write_volume, dataset, write, spoil):
+    hu, labels = small_chest(0)
+    lesion = (labels == 2).astype(np.uint8)
+    if spoil == "hu":
+        hu = np.clip(hu, -160, 240)
+    elif spoil == "fill":
+        hu = hu.astype(np.float32)
+        hu[0, 0, 0] = np.nan
+    elif spoil == "labels":
+        lesion *= 255
+    write(tmp_path, "a", hu, lesion, write_volume)
+    if spoil == "orientation":
+        for path in tmp_path.rglob("*.mha"):
+            raw = path.read_bytes()
+            path.write_bytes(raw.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b""))
+    common = ["data.workers=0", "data.splits.test_fraction=0", "data.spacing_zyx=[9,9,9]", "data.splits.folds=0"]
+    refused = preparation.check(config_of(dataset, tmp_path, *common)).refused
+    assert len(refused) == 1
+    override = followed(str(refused[0][1]))
+    assert spoil in override or spoil == "labels"
+    outcome = preparation.check(config_of(dataset, tmp_path, *common, override))
+    assert [info["id"] for info in outcome.infos] == ["a"] and not outcome.refused
+    assert outcome.infos[0]["volume_ml"]["lesion"] > 0
+
+
+def test_what_is_assumed_is_part_of_the_hash_and_checked_at_once(tmp_path, small_chest, write_volume):
+    for seed, name in enumerate("abc"):
+        hu, labels = small_chest(seed)
+        as_folder(tmp_path / "raw", name, hu, (labels == 2).astype(np.uint8), write_volume)
+    common = ["data.workers=0", "data.spacing_zyx=[9,9,9]", "data.splits.folds=0"]
+
+    def folder(*overrides):
+        config = config_of("folder", tmp_path / "raw", *common, *overrides)
+        return prepare(config, {"data": str(tmp_path / "data")}).folder
+
+    assert folder() != folder("data.source.assume.offset=3")
+    assert folder() == folder("data.source.assume=null")
+    with pytest.raises(BadInput, match=r"^data\.source\.assume\.hu: is 3 -> give true or false"):
+        folder("data.source.assume.hu=3")
+    with pytest.raises(BadInput, match=r"^data\.source\.assume: unknown option 'ofset'"):
+        folder("+data.source.assume.ofset=3")
+    with pytest.raises(BadInput, match=r"^data\.source\.assume: is 'LPS'"):
+        folder("data.source.assume=LPS")
 
 
 def test_every_converter_is_reached_by_a_shipped_configuration():

@@ -1,5 +1,6 @@
 """Preparation: what it writes, that it is never stale or half, and FAULTS rows C6 to C8 and E1 to E7."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from covidseg.data.pool import map_unordered
 from covidseg.data.prepare import prepare
 from covidseg.data.store import ARRAYS, MARKER, PreparedDataset
 from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.files import sha256
 
 PROGRAM = """
 import json, sys
@@ -259,6 +261,32 @@ def test_e4_replaced_source_of_same_size_and_time_is_another_folder(finished, ma
     assert contents(dataset.folder) and dataset.cases["b"].verify() is None
 
 
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_e4_replaced_voxels_beside_their_header_are_another_folder(
+    make_folder, data_config, paths, write_volume, small_chest, suffix
+):
+    root = make_folder()
+    config = data_config(root)
+    for kind, seen in (("images", small_chest(1)[0]), ("lesions", (small_chest(1)[1] == 2).astype(np.uint8))):
+        (root / kind / "b.nii.gz").unlink()
+        write_volume(root / kind / f"b{suffix}", seen)
+    before = preparation.run(config, Path(paths["data"]))
+    assert not before.notes  # the data files are no foreign files
+    assert {"images/b.raw", f"images/b{suffix}"} <= set(before.dataset.cases["b"].info["sources"])
+    raw = root / "images" / "b.raw"
+    raw.write_bytes((np.frombuffer(raw.read_bytes(), np.int16) + np.int16(2)).tobytes())
+    image = prepare(config, paths)
+    assert image.folder != before.folder
+    assert not np.array_equal(image.cases["b"].image, before.dataset.cases["b"].image)
+    raw = root / "lesions" / "b.raw"
+    raw.write_bytes(np.roll(np.frombuffer(raw.read_bytes(), np.uint8).reshape(16, 28, 32), 1, axis=1).tobytes())
+    mask = prepare(config, paths)
+    assert len({before.folder, image.folder, mask.folder}) == 3
+    assert prepare(config, paths).folder == mask.folder
+    (root / "images" / "c.raw").write_bytes(b"nobody's")
+    assert preparation.check(config).notes == ["1 hidden or foreign files passed over"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -340,6 +368,20 @@ def test_e6_symlinked_folder_works(finished, tmp_path):
     elsewhere = dataset.folder.rename(tmp_path / "elsewhere")
     dataset.folder.symlink_to(elsewhere)
     assert prepare(config, paths).cases["a"].image.size
+
+
+@pytest.mark.parametrize("target", ["empty", "nowhere", "file"])
+def test_e6_link_to_what_is_not_ours_is_refused_and_nothing_is_put_there(finished, tmp_path, target):
+    config, _, dataset = finished
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    link = tmp_path / "theirs" / "prepared" / dataset.folder.name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(BadInput, match="was not made by this program"):
+        prepare(config, {"data": str(tmp_path / "theirs")})
+    assert not list((tmp_path / "empty").iterdir()) and (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
 
 
 READ_ONLY = """
@@ -425,10 +467,47 @@ def test_refused_cases_are_listed_and_the_others_are_prepared(make_folder, data_
     folder = next(Path(paths["data"]).glob("prepared/folder-*"))
     lines = (folder / "failures.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["case", "b", "c"]
+    assert "b.nii.gz: labels must be" in lines[1] and "c.nii.gz: truncated" in lines[2]
     dataset = prepare({**config, "allow_refused": True}, paths)
     assert set(dataset.cases) == {"a", "d"} and dataset.folder == folder
     with pytest.raises(BadInput, match="2 of 4 cases are refused"):
         prepare(config, paths)  # not silently forgotten
+
+
+def test_a_scan_that_may_not_be_read_is_an_environment_fault_and_the_others_go_on(
+    make_folder, data_config, paths, monkeypatch
+):
+    config, real = data_config(make_folder()), os.open
+
+    def guarded(path, *arguments, **more):
+        if str(path).endswith("images/b.nii.gz"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *arguments, **more)
+
+    def read(path):
+        return sha256(path) if not str(path).endswith("images/b.nii.gz") else guarded(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", guarded)
+        patch.setattr("covidseg.data.fingerprints.sha256", read)
+        for attempt in (preparation.check, lambda options: preparation.run(options, Path(paths["data"]))):
+            outcome = attempt({**config, "allow_refused": True})
+            assert [info["id"] for info in outcome.infos] == ["a", "c"] and outcome.dataset is None
+            with pytest.raises(EnvironmentFault, match=r"^b\.nii\.gz: permission denied -> ask its owner"):
+                outcome.complain(allow_refused=True)
+    assert len(prepare(config, paths).cases) == 3
+
+
+def test_one_line_for_many_refused_cases_has_one_remedy(make_folder, data_config, paths):
+    root = make_folder()
+    (root / "images" / "b.nii.gz").write_bytes(b"")
+    (root / "lungs" / "c.nii.gz").unlink()
+    (root / "lungs" / "c.nii.gz").symlink_to("nowhere")
+    for attempt in (preparation.check, lambda options: preparation.run(options, Path(paths["data"]))):
+        outcome = attempt(data_config(root))
+        with pytest.raises(BadInput, match=r"^data: 2 of 3 cases are refused; the first: ") as caught:
+            outcome.complain(allow_refused=False)
+        assert str(caught.value).count(" -> ") == 1 and ".nii.gz: is " in str(caught.value)
 
 
 def test_c6_empty_lesion_mask_must_be_declared(make_folder, data_config, paths):
@@ -438,6 +517,26 @@ def test_c6_empty_lesion_mask_must_be_declared(make_folder, data_config, paths):
     dataset = prepare(data_config(root, "data.may_be_empty=true"), paths)
     assert dataset.cases["b"].foreground["lesion"].shape == (0, 3)
     assert "no lesion" in dataset.cases["b"].info["notes"]
+
+
+def test_c6_empty_lung_mask_is_refused_whatever_the_lesions_say(make_folder, data_config, paths, write_volume):
+    root = make_folder(lesion_free=["b"])
+    for name in "ab":  # with a lesion, without
+        write_volume(root / "lungs" / f"{name}.nii.gz", np.zeros((16, 28, 32), np.uint8))
+    outcome = preparation.check(data_config(root, "data.may_be_empty=true"))
+    assert [(name, error.wrong) for name, error in outcome.refused] == [
+        ("a", "its lung mask is empty"), ("b", "its lung mask is empty")
+    ]  # fmt: skip
+    for name in "ab":
+        (root / "lungs" / f"{name}.nii.gz").unlink()
+    assert prepare(data_config(root, "data.may_be_empty=true"), paths).cases["a"].annotated == ("lesion",)
+
+
+def test_c6_a_lung_that_is_all_lesion_is_no_empty_mask(make_folder, data_config):
+    root = make_folder()
+    shutil.copy(root / "lungs/a.nii.gz", root / "lesions/a.nii.gz")
+    outcome = preparation.check(data_config(root))
+    assert not outcome.refused and outcome.infos[0]["volume_ml"]["lung"] == 0
 
 
 def test_c8_exchanged_masks_are_noticed(make_folder, data_config, paths):
@@ -465,6 +564,78 @@ def test_only_lungs_or_only_lesions_is_enough(make_folder, data_config, paths):
     assert outcome.dataset.cases["a"].annotated == ("lesion",) and outcome.dataset.cases["b"].annotated == ("lung",)
     assert set(np.unique(outcome.dataset.cases["a"].reference())) == {0, 2}
     assert any("lungs/ has no mask of 1 of 3 cases: a" in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.workers=-1", "data.workers=1.5", "data.workers=two", "data.foreground_voxels=0", "data.verify=1",
+        "data.may_be_empty=maybe", "data.allow_refused=2", "data.name=../x", "data.name=..",
+        "data.spacing_zyx=[0,1,1]", "data.spacing_zyx=[1,1]", "data.spacing_zyx=1.5", "data.spacing_zyx=[a,1,1]",
+        "data.spacing_zyx=[-1,1,1]", "data.spacing_zyx=[inf,1,1]", "data.spacing_zyx=[nan,1,1]",
+        "data.spacing_zyx=null", "data.window=[250,-1250]", "data.window=[1]", "data.window=wide",
+        "data.splits.seed=-1", "data.splits.seed=1.5", "data.splits.folds=1", "data.splits.folds=-3",
+        "data.splits.folds=five", "data.splits.test_fraction=1", "data.splits.test_fraction=-0.1",
+        "data.splits.test_fraction=nan", "data.splits.validation_fraction=half", "data.splits.published=4",
+        "data.splits.external_sites=AB", "data.splits.external_sites=[true]", "data.splits.external_sites=null",
+        "data.splits=null", "data.source=folder",
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_before_anything_is_read(data_config, tmp_path, override):
+    config = data_config(tmp_path / "nowhere", override)
+    for attempt in (preparation.check, lambda options: preparation.run(options, tmp_path / "data")):
+        with pytest.raises(BadInput) as caught:
+            attempt(config)
+        assert caught.value.what.startswith(override.partition("=")[0] + "=") and caught.value.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_option_of_the_division_is_named(data_config, tmp_path):
+    with pytest.raises(BadInput, match=r"^data\.splits\.fold: there is no such option -> choose one of seed, .*folds"):
+        preparation.check(data_config(tmp_path, "+data.splits.fold=3"))
+
+
+def test_an_external_site_must_be_somebodys(make_folder, data_config, paths):
+    root = make_folder(csv="case,site\na,AB\nb,C\nc,7\n")
+    with pytest.raises(BadInput, match=r"external_sites=\[A\]: no case is from there -> the sites are 7, AB, C"):
+        preparation.check(data_config(root, "data.splits.external_sites=[A]"))
+    dataset = prepare(data_config(root, "data.splits.external_sites=[7]"), paths)  # a number, to Hydra
+    assert dataset.split().external == ["c"]
+    (root / "cases.csv").unlink()
+    with pytest.raises(BadInput, match="names no site"):
+        prepare(data_config(root, "data.splits.external_sites=[A]"), paths)
+
+
+@pytest.mark.parametrize(
+    ("csv", "override", "message"),
+    [
+        ("case,patient,split\na,p,train\nb,p,test\n", "data.splits.folds=0", "patient p is in train and in test"),
+        ("case,split\na,Train\n", "data.splits.folds=0", "case a: split 'Train' is none of .* -> write train in"),
+        ("case,patient,site\na,p,A\nb,p,B\nc,,A\n", "data.splits.external_sites=[B]", "patient p is in"),
+        ("case,patient\na,p\nb,p\nc,p\n", "data.splits.test_fraction=0.3", "1 patients cannot give 1 away"),
+        ("case,patient\na,p\n", "data.splits.published=nowhere.json", "there is no such file"),
+    ],
+)
+def test_f7_a_division_that_cannot_be_made_is_refused_before_a_scan_is_read(
+    make_folder, data_config, paths, monkeypatch, csv, override, message
+):
+    config = data_config(make_folder(csv=csv), override)
+    monkeypatch.setattr(preparation, "build", None)
+    for attempt in (preparation.check, lambda options: preparation.run(options, Path(paths["data"]))):
+        with pytest.raises(BadInput, match=message):
+            attempt(config)
+    assert not Path(paths["data"]).exists()
+
+
+def test_check_shows_the_sets_that_prepare_makes(make_folder, data_config, paths):
+    root = make_folder(list("abcdefgh"), lesion_free="ab", csv="case,site\nh,B\n")
+    config = data_config(root, "data.splits.external_sites=[B]", "data.may_be_empty=true")
+    checked, made = preparation.check(config), preparation.run(config, Path(paths["data"]))
+    assert checked.sides == made.sides == vars(made.dataset.split())
+    assert checked.sides["external"] == ["h"] and sum(map(len, checked.sides.values())) == 8
+    (root / "lungs" / "c.nii.gz").write_bytes(b"")
+    assert preparation.check(config).sides == {}  # not known while a case is refused
+    assert sum(map(len, preparation.check({**config, "allow_refused": True}).sides.values())) == 7
 
 
 def test_check_writes_nothing(make_folder, data_config, tmp_path):

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from covidseg.cli.app import application
 from covidseg.data import prepare as preparation
+from covidseg.data.building import reason
+from covidseg.data.gate.names import printable
 from covidseg.data.prepare import Outcome
-from covidseg.data.store import PreparedDataset
 from covidseg.errors import Interrupted
 
 
@@ -24,7 +25,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.check_only:
             outcome = preparation.check(options)
         elif options["prepared"]:
-            outcome = preparation.opened(Path(options["prepared"]).expanduser())
+            outcome = preparation.opened(Path(str(options["prepared"])).expanduser())
         else:
             outcome = preparation.run(options, Path(cfg.paths.data))
     except KeyboardInterrupt as error:
@@ -37,13 +38,15 @@ def show(outcome: Outcome, console: Console) -> None:
     """The table of the cases, what was noticed about each, how they are divided, where they lie."""
     console.print(case_table(outcome))
     notes = [f"{info['id']}: {note}" for info in outcome.infos for note in info["notes"]]
-    notes += [f"{name} REFUSED: {error.wrong} -> {error.remedy}" for name, error in outcome.refused]
+    notes += [f"{name} REFUSED: {reason(name, error)} -> {error.remedy}" for name, error in outcome.refused]
     for line in [*notes, *(f"note: {note}" for note in outcome.notes)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     accepted, refused = len(outcome.infos), len(outcome.refused)
     line = f"{accepted} cases" + (f", {refused} refused" if refused else "")
     if outcome.dataset:
-        line += f" in {outcome.folder}: {split_sizes(outcome.dataset)}"
+        line += f" in {outcome.folder}"
+    if outcome.sides:
+        line += f": {split_sizes(outcome)}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -52,9 +55,7 @@ def case_table(outcome: Outcome) -> Table:
 
     A column that would say nothing (no sites, each case its own patient) leaves its room to the others.
     """
-    sides = {}
-    if outcome.dataset:
-        sides = {case: side for side, cases in vars(outcome.dataset.split()).items() for case in cases}
+    sides = {case: side for side, cases in outcome.sides.items() for case in cases}
     lines = []
     for info in outcome.infos:
         native = info["grid"]["native"]
@@ -75,17 +76,17 @@ def case_table(outcome: Outcome) -> Table:
     for name in names:
         table.add_column(name, justify="right" if name.endswith(("ml", "x")) else "left", overflow="fold")
     for line in lines:
-        table.add_row(*(escape(line[name]) for name in names))
+        table.add_row(*(escape(printable(line[name])) for name in names))
     return table
 
 
-def split_sizes(dataset: PreparedDataset) -> str:
+def split_sizes(outcome: Outcome) -> str:
     """Cases and patients on each side of the fixed split, on one line."""
+    patient = {info["id"]: info["patient"] for info in outcome.infos}
     parts = []
-    for side, cases in vars(dataset.split()).items():
-        patients = {dataset.cases[case].patient for case in cases}
+    for side, cases in outcome.sides.items():
         if cases:
-            parts.append(f"{side} {len(cases)} ({len(patients)} patients)")
+            parts.append(f"{side} {len(cases)} ({len({patient[case] for case in cases})} patients)")
     return ", ".join(parts)
 
 

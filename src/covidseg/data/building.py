@@ -42,8 +42,9 @@ def stamp(lock: Path) -> None:
 
 def claim(folder: Path) -> None:
     """Make the folder ours, or refuse one that holds something else; remove what a killed process left in it."""
-    ours = (folder / MARKER).is_file() or not folder.exists()
-    if not ours and not all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir()):
+    ours = (folder / MARKER).is_file() or not os.path.lexists(folder)
+    link = folder.is_symlink()  # to a finished folder elsewhere it is welcome, but nothing begins where one leads
+    if not ours and (link or not all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir())):
         wrong = "exists and was not made by this program"
         raise BadInput(folder.name, wrong, "move it away or choose another paths.data; nothing in it was touched")
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,15 @@ def borrow(folder: Path, name: str, order: Order) -> dict[str, Any] | None:
     return None
 
 
+def reason(case: str, error: CovidSegError) -> str:
+    """What is wrong, with the file where that is not the case itself: one of several may be meant."""
+    return error.wrong if error.what == f"case {case}" else f"{error.what}: {error.wrong}"
+
+
 def list_failures(folder: Path, refused: Sequence[tuple[str, CovidSegError]]) -> None:
     """failures.csv: one line for each refused case, or no file."""
     if refused:
-        rows = [{"case": name, "wrong": error.wrong, "remedy": error.remedy} for name, error in refused]
+        rows = [{"case": name, "wrong": reason(name, error), "remedy": error.remedy} for name, error in refused]
         write_csv(folder / "failures.csv", rows, ("case", "wrong", "remedy"))
     else:
         (folder / "failures.csv").unlink(missing_ok=True)

@@ -45,8 +45,8 @@ def build_case(order: Order) -> dict[str, Any]:
     from covidseg.data.scans import read_scan
 
     source = order.source
-    scan = read_scan(source.image, assume=source.assume)
-    labels, notes = _merge_masks(source, scan.geometry)
+    scan = read_scan(source.image, assume=source.assume, option=source.option)
+    labels, lung_voxels, notes = _merge_masks(source, scan.geometry)
     notes = [*source.notes, *scan.notes, *notes]
     ml = np.prod(scan.geometry.spacing_zyx) / 1000
     counts = np.bincount(labels.ravel(), minlength=3)
@@ -58,8 +58,8 @@ def build_case(order: Order) -> dict[str, Any]:
             remedy = "data.may_be_empty=true if there is none to be marked"
             raise BadInput(f"case {source.id}", "its lesion mask is empty", remedy)
         notes.append("no lesion")
-    if "lung" in source.annotated and not counts[1:].any():
-        raise BadInput(f"case {source.id}", "its lung mask is empty", "add the mask or leave the case out")
+    if "lung" in source.annotated and not lung_voxels:
+        raise BadInput(f"case {source.id}", "its lung mask is empty", "complete the mask, or remove its file")
 
     grid = Grid.plan(scan.voxels, scan.geometry, order.spacing_zyx)
     if not grid.body_found:
@@ -84,23 +84,34 @@ def build_case(order: Order) -> dict[str, Any]:
     return info
 
 
-def _merge_masks(source: Source, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
-    """One uint8 label map of all masks of a case, on the scan's grid; a lesion overrides the lung it lies in."""
+def _merge_masks(source: Source, geometry: Geometry) -> tuple[np.ndarray, int, list[str]]:
+    """(uint8 label map of all masks of a case on the scan's grid, voxels marked as lung in any of them, notes).
+
+    A lesion overrides the lung it lies in: a lung that is all lesion is still marked in its own mask.
+    """
     from covidseg.data.scans import read_mask
 
     merged = np.zeros(geometry.shape_zyx, np.uint8)
     notes: list[str] = []
-    lungs = None
+    lungs, lung_voxels = None, 0
     for mask in source.masks:
-        labels, seen = read_mask(mask.path, geometry, labels=mask.labels, assume=source.assume)
+        labels, seen = read_mask(
+            mask.path,
+            geometry,
+            labels=mask.labels,
+            assume=source.assume,
+            option=source.option,
+            mapped_by=mask.mapped_by,
+        )
         notes += seen
         np.maximum(merged, labels, out=merged)
+        lung_voxels += np.count_nonzero(labels == LABELS["lung"])
         if set(mask.labels.values()) == {LABELS["lung"]}:
             lungs = labels > 0
     lesion = merged == LABELS["lesion"]
     if lungs is not None and lesion.any():
         notes += _suspicious(lesion, lungs, geometry)
-    return merged, notes
+    return merged, lung_voxels, notes
 
 
 def _suspicious(lesion: np.ndarray, lungs: np.ndarray, geometry: Geometry) -> list[str]:

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.data.gate.names import kind, listing, read_faults
+from covidseg.errors import CovidSegError, EnvironmentFault
 from covidseg.files import atomic_path, read_json, sha256
 
 
@@ -36,7 +37,7 @@ class Fingerprints:
         except (OSError, ValueError):
             self._known = {}
 
-    def of(self, paths: Iterable[Path]) -> dict[Path, str | BadInput]:
+    def of(self, paths: Iterable[Path]) -> dict[Path, str | CovidSegError]:
         """Path -> sha256, or why it cannot be read; files whose size and times are known are not read again."""
         paths = list(dict.fromkeys(paths))
         before = dict(self._known)
@@ -46,24 +47,21 @@ class Fingerprints:
             self._remember()
         return result
 
-    def _path(self, path: Path) -> str | BadInput:
+    def _path(self, path: Path) -> str | CovidSegError:
         try:
-            if path.is_dir():
-                files = sorted(file for file in path.iterdir() if file.is_file())
-                return digest([[file.name, self._file(file)] for file in files])
-            if not path.is_file():  # opening a pipe would wait for ever
-                return BadInput(path.name, "is no regular file", "a broken link, a pipe or a device cannot be read")
+            if kind(path) == "folder":
+                return digest([[file.name, self._file(file)] for file in listing(path) if file.is_file()])
             return self._file(path)
-        except OSError as error:
-            wrong = f"cannot be read ({os.strerror(error.errno)})"
-            return BadInput(path.name, wrong, "check the file and its permissions")
+        except CovidSegError as error:
+            return error
 
     def _file(self, path: Path) -> str:
-        state = path.stat()
-        key, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-        known = self._known.get(key)
-        if known is None or known[:-1] != stamp:
-            known = self._known[key] = [*stamp, sha256(path)]
+        with read_faults(path):
+            state = path.stat()
+            key, stamp = str(path.resolve()), [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+            known = self._known.get(key)
+            if known is None or known[:-1] != stamp:
+                known = self._known[key] = [*stamp, sha256(path)]
         return known[-1]
 
     def _remember(self) -> None:

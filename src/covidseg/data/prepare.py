@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from covidseg.data import building
 from covidseg.data.case import Order, build_case
-from covidseg.data.datasets import Listing, Source
+from covidseg.data.datasets import Listing, Source, parts
 from covidseg.data.fingerprints import Fingerprints, code_digest, digest
+from covidseg.data.options import validated
 from covidseg.data.pool import default_workers, map_unordered, show_progress
-from covidseg.data.splits import Member, make_splits, published_folds
+from covidseg.data.splits import Member, check_declared, make_splits, published_folds
 from covidseg.data.store import FORMAT, PreparedDataset
 from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
 
@@ -41,6 +42,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     dataset: PreparedDataset | None = None
     folder: Path | None = None
+    sides: dict[str, list[str]] = field(default_factory=dict)  # of the fixed split, where it is known: case ids
 
     def complain(self, allow_refused: bool) -> None:
         """Raise for what was refused: an environment's fault always, a bad case unless that is allowed."""
@@ -51,11 +53,10 @@ class Outcome:
             first = self.refused[0][1]
             if len(self.refused) == 1:
                 raise first
-            wrong = (
-                f"{len(self.refused)} of {len(self.refused) + len(self.infos)} cases are refused; the first: {first}"
-            )
-            where = "failures.csv lists them; " if self.folder else ""
-            raise BadInput("data", wrong, f"{where}correct them or leave them out with data.allow_refused=true")
+            wrong = f"{len(self.refused)} of {len(self.refused) + len(self.infos)} cases are refused; the first: "
+            where = "failures.csv lists all" if self.folder else "all are listed above"
+            remedy = f"{first.remedy}; {where}; data.allow_refused=true leaves them out"
+            raise BadInput("data", f"{wrong}{first.what}: {first.wrong}", remedy)
 
 
 def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> PreparedDataset:
@@ -66,7 +67,7 @@ def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> P
     """
     options = plain(data)
     if options["prepared"]:
-        return PreparedDataset.open(Path(options["prepared"]).expanduser())
+        return PreparedDataset.open(Path(str(options["prepared"])).expanduser())
     outcome = run(options, Path(paths["data"]))
     outcome.complain(options["allow_refused"])
     return outcome.dataset
@@ -79,15 +80,24 @@ def plain(data: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
 
 def check(options: Mapping[str, Any]) -> Outcome:
     """Read and check everything as `run` does, and write nothing."""
+    options = validated(options)
     found = listing(options)
+    _divisible(found, options["splits"])
     infos, refused = build([_order(options, "", source, {}) for source in found.cases], options, "checking")
-    return Outcome(infos, [*found.refused, *refused], found.notes)
+    outcome = Outcome(infos, [*found.refused, *refused], found.notes)
+    if infos and (options["allow_refused"] or not outcome.refused):
+        splits = _split(infos, _declared(found.cases), options["splits"])
+        outcome.notes += splits["notes"]
+        outcome.sides = splits["fixed"]
+    return outcome
 
 
 def run(options: Mapping[str, Any], data_dir: Path) -> Outcome:
     """Check, prepare and describe all cases; the data set in the outcome is None where cases were refused."""
     called = time.time()
+    options = validated(options)
     found = listing(options)
+    _divisible(found, options["splits"])
     home = data_dir / "prepared"
     with _writing(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -127,6 +137,8 @@ def listing(options: Mapping[str, Any]) -> Listing:
     try:
         converter = instantiate(source, _convert_="all")
     except InstantiationException as error:
+        if isinstance(error.__cause__, CovidSegError):
+            raise error.__cause__ from None
         wrong = str(error.__cause__ or error).replace(".__init__()", "")
         remedy = "conf/data shows what it takes; a recipe may hold options of another data set"
         raise BadInput("data.source", wrong, remedy) from error
@@ -143,15 +155,36 @@ def listing(options: Mapping[str, Any]) -> Listing:
     return found
 
 
+def _divisible(found: Listing, options: Mapping[str, Any]) -> None:
+    """Refuse a division that cannot be made before hours go into its cases: sides, sites, patients, published folds.
+
+    Where cases are missing already, only what was declared is certain.
+    """
+    _require_sites(options["external_sites"], found)
+    members = [Member(case.id, case.patient or case.id, case.site, case.declared) for case in found.cases]
+    check_declared(members, options["external_sites"])
+    if not found.refused:
+        make_splits(members, **_split_options(options))
+
+
+def _require_sites(external: Sequence[str], found: Listing) -> None:
+    """A site kept apart must be somebody's: a misspelt one would leave its cases in training."""
+    there = sorted({case.site for case in found.cases if case.site})
+    for site in external if found.cases else ():
+        if site not in {*there, *found.sites}:
+            remedy = f"the sites are {', '.join(there)}" if there else "cases.csv names no site: fill its column `site`"
+            raise BadInput(f"data.splits.external_sites=[{site}]", "no case is from there", remedy)
+
+
 def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path, list[Order], list]:
     """Where the data set goes, what is to be made of each case, and which cases cannot even be read."""
     hashes = Fingerprints(home / ".fingerprints.json").of(path for source in found.cases for path in source.files)
     code = code_digest(_CODE)
     orders, refused = [], list(found.refused)
     for source in found.cases:
-        unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], BadInput)]
+        unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], CovidSegError)]
         if unreadable:
-            refused.append((source.id, BadInput(f"case {source.id}", str(unreadable[0]))))
+            refused.append((source.id, unreadable[0]))
         else:
             orders.append(_order(options, code, source, {path: str(hashes[path]) for path in source.files}))
     decides = {
@@ -170,8 +203,8 @@ def _order(options: Mapping[str, Any], code: str, source: Source, hashes: Mappin
         "code": code,
         "format": FORMAT,
         "who": [source.id, source.patient, source.site, list(source.notes)],
-        "image": hashes.get(source.image),
-        "masks": [[hashes.get(mask.path), sorted(mask.labels.items())] for mask in source.masks],
+        "image": [hashes.get(path) for path in parts(source.image)],
+        "masks": [[[hashes.get(path) for path in parts(m.path)], sorted(m.labels.items())] for m in source.masks],
         "assume": dict(source.assume or {}),
         "spacing_zyx": spacing,
         "foreground_voxels": options["foreground_voxels"],
@@ -200,10 +233,11 @@ def _fill(folder: Path, orders: list[Order], options: Mapping[str, Any], refused
     building.list_failures(folder, outcome.refused)
     complete = not any(isinstance(error, EnvironmentFault) for _, error in outcome.refused)
     if complete and infos and (options["allow_refused"] or not outcome.refused):
-        splits = _split(outcome.infos, {order.source.id: order.source.declared for order in orders}, options["splits"])
+        splits = _split(outcome.infos, _declared(order.source for order in orders), options["splits"])
         outcome.notes += splits["notes"]
         building.finish(folder, _index(folder, options, outcome, failed={**(known or {}), **dict(failed)}), splits)
         outcome.dataset = PreparedDataset.open(folder)
+        outcome.sides = splits["fixed"]
     return outcome
 
 
@@ -237,7 +271,15 @@ def _split(infos: list[dict], declared: Mapping[str, str], options: Mapping[str,
         )
         for info in infos
     ]
-    return make_splits(members, **{**options, "published": published_folds(options["published"])})
+    return make_splits(members, **_split_options(options))
+
+
+def _split_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**options, "published": published_folds(options["published"])}
+
+
+def _declared(cases: Iterable[Source]) -> dict[str, str]:
+    return {case.id: case.declared for case in cases}
 
 
 def _index(folder: Path, options: Mapping[str, Any], outcome: Outcome, failed: Mapping[str, CovidSegError]) -> dict:
@@ -256,4 +298,5 @@ def opened(folder: Path, notes: Sequence[str] = ()) -> Outcome:
     """A finished folder, as `run` would describe it."""
     dataset = PreparedDataset.open(folder)
     refused = list((building.refused_before(folder) or {}).items())
-    return Outcome([case.info for case in dataset.cases.values()], refused, list(notes), dataset, folder=folder)
+    infos = [case.info for case in dataset.cases.values()]
+    return Outcome(infos, refused, list(notes), dataset, folder, vars(dataset.split()))

@@ -48,13 +48,15 @@ def read_scan(
     assume: Mapping[str, Any] | None = None,
     series_uid: str | None = None,
     recursive: bool = False,
+    option: str = "++reading.assume",
 ) -> Scan:
     """Read a CT from a NIfTI, MetaImage or NRRD file or from a folder of DICOM slices.
 
     `assume` holds what the user vouches for where the file does not say it (see `gate.assume.Assume`); `series_uid` and
-    `recursive` choose among DICOM files. Raises `BadInput` or `EnvironmentFault`, with the name of the file at fault.
+    `recursive` choose among DICOM files; `option` is where `assume` is configured, for the remedies. Raises `BadInput`
+    or `EnvironmentFault`, with the name of the file at fault.
     """
-    assumed, what = Assume.of(assume), shown(path)
+    assumed, what = Assume.of(assume, option), shown(path)
     if kind(path) == "folder":
         volume = dicom.read(Path(path), assumed, series_uid, recursive)
     elif series_uid is not None:
@@ -79,17 +81,20 @@ def read_mask(
     *,
     labels: Mapping[int, int] | None = None,
     assume: Mapping[str, Any] | None = None,
+    option: str = "",
+    mapped_by: str = "",
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """(uint8 (z, y, x), notes): the labels of a NIfTI, MetaImage or NRRD file that lies on `geometry`.
 
     `labels` maps stored values to labels, with 0 always background; None means {1: 1}. `BadInput` for any other value,
     for a fraction, and when a corner lies more than 0.1 voxel from that of `geometry`. Only `orientation` of `assume`
-    bears on a mask.
+    bears on a mask. `option` is where `assume` is configured, and `mapped_by` the override that gives a VALUE a
+    meaning: the remedies name them.
     """
     what = shown(path)
-    volume = _read_volume(Path(path), Assume.of(assume))
+    volume = _read_volume(Path(path), Assume.of(assume, option))
     _require_grid(what, volume.geometry, geometry)
-    mask, notes = to_labels(volume, what, {0: 0, **({1: 1} if labels is None else labels)})
+    mask, notes = to_labels(volume, what, {0: 0, **({1: 1} if labels is None else labels)}, mapped_by)
     return mask, (*volume.notes, *notes)
 
 

@@ -101,10 +101,22 @@ def check_patients(sides: Mapping[str, Iterable[str]], patient_of: Mapping[str, 
                 raise BadInput(name, wrong, "put all scans of a patient on one side")
 
 
+def check_declared(members: Sequence[Member], external_sites: Sequence[str]) -> None:
+    """Raise `BadInput` for a side that does not exist, or a patient whose owner put him on two."""
+    sides: dict[str, list[str]] = {}
+    for member in members:
+        if side := _declared_side(member, external_sites):
+            sides.setdefault(side, []).append(member.id)
+    check_patients(sides, {member.id: member.patient for member in members}, "the split")
+
+
 def _declared_side(member: Member, external_sites: Sequence[str]) -> str:
     if member.declared not in ("", *SIDES):
         wrong = f"split {member.declared!r} is none of {', '.join(SIDES)}"
-        raise BadInput(f"case {member.id}", wrong, "correct cases.csv")
+        near = member.declared.lower()
+        raise BadInput(
+            f"case {member.id}", wrong, f"write {near} in cases.csv" if near in SIDES else "correct cases.csv"
+        )
     return "external" if member.site and member.site in external_sites else member.declared
 
 
@@ -144,8 +156,6 @@ def _folds(
 ) -> list[dict[str, list[str]]]:
     movable = {case: "" if of == "validation" else of for case, of in side.items()}  # folds make their own validation
     order = _patients(members, movable, draw)
-    if count < 0 or count == 1:
-        raise BadInput(f"data.splits.folds={count}", "cannot be made", "ask for 2 folds or more, or 0 for none")
     held_out = "validation" if "test" in movable.values() else "test"
     divided = []
     for k in range(count):

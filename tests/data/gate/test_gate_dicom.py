@@ -459,3 +459,10 @@ def test_endless_nesting_is_an_error(tmp_path, make, refused):
     level = struct.pack("<HH2sHI", 8, 0x1110, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
     path.write_bytes(raw[:at] + level * 5000 + raw[at:])
     refused(folder, "too deeply")
+
+
+@pytest.mark.parametrize("name", ["Rows", "Columns"])
+def test_d09_a_slice_without_voxels(name, tmp_path, make, refused):
+    refused(make.dicom(tmp_path / "all", make.ct(), edit=lambda i, ds: setattr(ds, name, 0)), f"{name} is 0")
+    one = make.dicom(tmp_path / "one", make.ct(), edit=lambda i, ds: setattr(ds, name, 0 if i == 3 else ds[name].value))
+    refused(one, rf"{name} is 0")

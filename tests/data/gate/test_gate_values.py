@@ -1,5 +1,6 @@
 """Input faults B1 to B12: values that are no Hounsfield units, and places that no voxel can have."""
 
+import re
 import struct
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hydra import compose, initialize_config_dir
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covidseg.data.gate.values import objection_to_hu
 from covidseg.data.scans import read_mask, read_scan, write_mask
 from covidseg.errors import BadInput
+from covidseg.paths import CONF
 
 COUNT = settings(max_examples=30, deadline=None)
 ALL_FORMATS = ["scan.nii", "scan.nii.gz", "scan.mha", "scan.nrrd"]
@@ -180,6 +183,9 @@ def test_b05_not_hu(how, tmp_path, make, refused):
     path = make.nifti(tmp_path / "scan.nii", NOT_HU[how](make.ct()))
     line = refused(path, "not Hounsfield units")
     assert "range" in line and "5/50/95%" in line
+    override = re.search(r"\+\+reading\.assume\.hu=true", line)[0]  # of predict.py, and it takes it
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("predict", overrides=[override]).reading.assume == {"hu": True}
     assert read_scan(path, assume={"hu": True}).voxels.dtype == np.int16
 
 
@@ -212,6 +218,34 @@ def test_b05_crops_slabs_padding_and_metal_are_hu(tmp_path, make):
     assert any("down to -3024" in note for note in scan.notes) and any("up to 12000" in note for note in scan.notes)
     for name, crop in {"lung": ct[:, 20:60, 15:45], "slab": ct[:1], "right": ct[..., :48]}.items():
         read_scan(make.nifti(tmp_path / f"{name}.nii", crop))
+
+
+def round_field(ct, padding):
+    """A scanner's field of view is round; what lies outside is padding, about a fifth of the volume."""
+    _, y, x = np.ogrid[-1:1:1j, -1 : 1 : ct.shape[1] * 1j, -1 : 1 : ct.shape[2] * 1j]
+    return np.where(y**2 + x**2 > 1, padding, ct).astype(np.int16)
+
+
+@pytest.mark.parametrize(("padding", "offset"), [(-2048, 1024), (-2024, 1000), (-2000, 1024)])
+def test_b05_padding_is_not_taken_for_air_when_the_intercept_was_lost(padding, offset, tmp_path, make, refused):
+    hu = round_field(make.ct((6, 80, 96)), padding)
+    assert (hu == padding).mean() > 0.15
+    np.testing.assert_array_equal(read_scan(make.nifti(tmp_path / "good.nii", hu)).voxels, np.maximum(hu, -1024))
+    path = make.nifti(tmp_path / "stored.nii", hu + offset)
+    refused(path, r"HU \+ 1024\?")
+    np.testing.assert_array_equal(read_scan(path, assume={"offset": -offset}).voxels, np.maximum(hu, -1024))
+
+
+@pytest.mark.parametrize("air", [-1024, -1000])
+def test_b05_air_of_one_value_is_air(air, tmp_path, make):
+    """Air cleaned to one value passes with lungs, without them, and around a water phantom."""
+    ct = make.ct((6, 80, 96))
+    clean = np.where(ct < -950, air, ct).astype(np.int16)
+    read_scan(make.nifti(tmp_path / "clean.nii", clean))
+    read_scan(make.nifti(tmp_path / "field.nii", round_field(clean, -2048)))
+    no_lung = np.where((ct < -500) & (ct > -950), 40, clean).astype(np.int16)
+    read_scan(make.nifti(tmp_path / "shoulders.nii", no_lung))
+    read_scan(make.nifti(tmp_path / "water.nii", np.where(no_lung > -500, 0, air).astype(np.int16)))
 
 
 def test_b05_rule_on_histograms():

@@ -5,17 +5,25 @@ A converter is a class that YAML names (`conf/data/<name>.yaml`, key `source`); 
 
 import csv
 import hashlib
+import io
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from covidseg.data.gate.assume import Assume
+from covidseg.data.gate.detached import voxel_path
+from covidseg.data.gate.names import kind, listing, opened, printable, shown
 from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 
+ASSUME = "data.source.assume"  # where a user vouches for what files do not say
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_MAX_TABLE = 1 << 26  # bytes of cases.csv
 _RESERVED = ("dataset.json", "splits.json", "failures.csv")  # names a prepared folder uses itself
 
 
@@ -25,6 +33,7 @@ class Mask:
 
     path: Path
     labels: Mapping[int, int]
+    mapped_by: str = ""  # the override that gives a further VALUE its meaning, if there is one
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,13 @@ class Source:
     site: str = ""
     declared: str = ""  # the side of the split its owner put it on, or ""
     assume: Mapping[str, Any] | None = None  # handed to the reader: what stored values mean where they are not HU
+    option: str = ""  # where `assume` stands in the configuration, if there
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def files(self) -> tuple[Path, ...]:
-        """Image and masks."""
-        return (self.image, *(mask.path for mask in self.masks))
+        """Image and masks, with the voxel files that their headers name."""
+        return tuple(part for path in (self.image, *(mask.path for mask in self.masks)) for part in parts(path))
 
     @property
     def annotated(self) -> tuple[str, ...]:
@@ -59,19 +69,43 @@ class Listing:
     cases: list[Source] = field(default_factory=list)
     refused: list[tuple[str, BadInput]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sites: frozenset[str] = frozenset()  # sites that are meant, should no case be from them
 
     def refuse(self, name: str, wrong: str, remedy: str) -> None:
-        self.refused.append((name, BadInput(f"case {name}", wrong, remedy)))
+        name = printable(name)
+        self.refused.append((name, BadInput(f"case {name}", printable(wrong), remedy)))
+
+    def note(self, text: str) -> None:
+        self.notes.append(printable(text))
 
 
-def existing_folder(root: object, option: str) -> Path:
-    """`root` as a path; `BadInput` naming the option where it is not a folder."""
+def existing_folder(root: object, option: str, inside: str = "") -> Path:
+    """`root` as a path, or the folder `inside` it; `BadInput` naming the option where it is not a folder.
+
+    `EnvironmentFault` where it may not be looked into.
+    """
     if root is None:
         raise BadInput(option, "has no value", f"give the folder of the data set: {option}=...")
     path = Path(str(root)).expanduser()
-    if not path.is_dir():
-        raise BadInput(f"{option}={path.name}", "there is no such folder", "correct the path")
-    return path
+    what = f"{option}={shown(path.absolute())}"
+    if not _is_folder(path):
+        raise BadInput(what, "there is no such folder", "correct the path")
+    if inside and not _is_folder(path / inside):
+        raise BadInput(what, f"holds no folder {inside}/", "give the folder around it; conf/data says what lies where")
+    return path / inside
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return kind(path) == "folder"
+    except BadInput:
+        return False
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """The files of one volume: itself, and the one with its voxels where that is another (.mhd, .nhdr)."""
+    voxels = voxel_path(path)
+    return (path,) if voxels is None else (path, voxels)
 
 
 def scan_name(path: Path) -> str:
@@ -86,13 +120,14 @@ def scan_name(path: Path) -> str:
 def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
     """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over."""
     found: dict[str, list[Path]] = {}
-    ignored = 0
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    others: set[Path] = set()
+    for path in listing(folder) if _is_folder(folder) else ():
         if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(SCAN_SUFFIXES)):
-            ignored += 1
+            others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)
-    return found, ignored
+    voxels = {part for paths in found.values() for path in paths for part in parts(path)} if others else set()
+    return found, len(others - voxels)
 
 
 def case_id(name: str) -> str:
@@ -111,21 +146,53 @@ def label_map(names: Mapping[object, str], option: str) -> dict[int, int]:
         raise BadInput(option, f"{dict(names)} is not value: lung|lesion", "for example {1: lung, 2: lesion}") from None
 
 
+def assumed(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of `assume` that have a value; `BadInput` for one that means nothing."""
+    Assume.of(given, ASSUME)
+    return {name: value for name, value in (given or {}).items() if value is not None}
+
+
 def read_table(path: Path, columns: Iterable[str]) -> dict[str, dict[str, str]]:
-    """cases.csv as {case: row}; `BadInput` where a column is unknown, `case` is missing or a case occurs twice."""
-    if not path.is_file():
+    """cases.csv as {case: row}, empty where there is none.
+
+    `BadInput` where it is no UTF-8 table, a column is unknown or double, a line has no case or too many fields, or a
+    case occurs twice: who is whose patient is too much to guess. `EnvironmentFault` where it may not be read.
+    """
+    if not os.path.lexists(path):
         return {}
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        header = [name.strip() for name in reader.fieldnames or ()]
-        unknown = sorted(set(header) - set(columns))
-        if "case" not in header or unknown:
-            wrong = f"has unknown columns {', '.join(unknown)}" if unknown else "has no column `case`"
-            raise BadInput(path.name, wrong, f"its header is a choice of {', '.join(columns)}")
+    with opened(path) as stream:
+        content = stream.read(_MAX_TABLE)
+    try:
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        header = [name.strip() for name in next(lines, [])]
+        _require_columns(path.name, header, columns)
         rows: dict[str, dict[str, str]] = {}
-        for values in reader:
-            row = {str(key).strip(): (value or "").strip() for key, value in values.items()}
+        for fields in lines:
+            values = [field.strip() for field in fields]
+            if not any(values):  # spreadsheets leave such lines behind
+                continue
+            line = f"line {lines.line_num}"
+            if any(values[len(header) :]):
+                wrong = f"{line} has {len(values)} fields, its header {len(header)}"
+                raise BadInput(path.name, wrong, "put text with a comma in double quotes")
+            row = dict.fromkeys(header, "") | dict(zip(header, values, strict=False))
+            if not row["case"]:
+                raise BadInput(path.name, f"{line} names no case", "write the name of its image, or remove the line")
             if row["case"] in rows:
                 raise BadInput(path.name, f"case {row['case']} occurs twice", "keep one line for each case")
             rows[row["case"]] = row
+    except UnicodeDecodeError:
+        raise BadInput(path.name, "is not UTF-8 text", "save it as CSV UTF-8") from None
+    except csv.Error as error:
+        raise BadInput(path.name, f"is no table of comma-separated values ({error})", "save it as CSV UTF-8") from error
     return rows
+
+
+def _require_columns(what: str, header: Sequence[str], columns: Iterable[str]) -> None:
+    unknown = sorted(set(header) - set(columns))
+    twice = [name for name in header if header.count(name) > 1]
+    if "case" in header and not unknown and not twice:
+        return
+    wrong = f"has unknown columns {', '.join(unknown)}" if unknown else "has no column `case`"
+    wrong = f"has two columns {twice[0]}" if twice and not unknown else wrong
+    raise BadInput(what, wrong, f"its header is a choice of {','.join(columns)}")

@@ -19,9 +19,8 @@ class Covid1920:
 
     def listing(self) -> Listing:
         """The labelled pairs."""
-        root = existing_folder(self.root, "data.root")
         found = Listing()
-        files, _ = entries(existing_folder(root / "Train", "data.root"))
+        files, _ = entries(existing_folder(self.root, "data.root", "Train"))
         names = {name.removesuffix(SCAN).removesuffix(MASK) for name in files}
         for name in sorted(names):
             images, masks = files.get(name + SCAN, []), files.get(name + MASK, [])

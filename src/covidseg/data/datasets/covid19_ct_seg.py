@@ -29,7 +29,7 @@ class Covid19CTSeg:
         """All scans with their masks, by published name."""
         root = existing_folder(self.root, "data.root")
         found = Listing()
-        images = self._named(existing_folder(root / IMAGES, "data.root"))
+        images = self._named(existing_folder(self.root, "data.root", IMAGES))
         combined = self._named(root / COMBINED)
         separate = {name: self._named(root / folder) for folder, name in SEPARATE.items()}
         for name, paths in sorted(images.items()):

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from covidseg.data.datasets import (
+    ASSUME,
     Listing,
     Mask,
     Source,
+    assumed,
     case_id,
     entries,
     existing_folder,
@@ -15,6 +18,7 @@ from covidseg.data.datasets import (
 )
 
 COLUMNS = ("case", "patient", "site", "split")
+MAPPED_BY = {"lungs": "'+data.source.lungs={VALUE: lung}'", "lesions": "'+data.source.lesions={VALUE: lesion}'"}
 REMEDY = "each image needs one file of the same name in lesions/ or lungs/, or in both"
 
 
@@ -24,9 +28,18 @@ class Folder:
     `cases.csv` (case, patient, site, split) is optional; without it each case is its own patient.
     """
 
-    def __init__(self, root: str | Path, lesions: Mapping[int, str], lungs: Mapping[int, str]):
-        """`lesions`, `lungs`: what the values in the files of that folder mean, {1: "lesion"}."""
-        self.root = root
+    def __init__(
+        self,
+        root: str | Path,
+        lesions: Mapping[int, str],
+        lungs: Mapping[int, str],
+        assume: Mapping[str, Any] | None = None,
+    ):
+        """`lesions`, `lungs`: what the values in the files of that folder mean, {1: "lesion"}.
+
+        `assume`: what the user vouches for where the files do not say it (`gate.assume.Assume`).
+        """
+        self.root, self.assume = root, assumed(assume)
         self.labels = {
             "lungs": label_map(lungs, "data.source.lungs"),
             "lesions": label_map(lesions, "data.source.lesions"),  # last: a lesion overrides the lung it lies in
@@ -35,7 +48,7 @@ class Folder:
     def listing(self) -> Listing:
         """Pair images with masks by name; refuses what is missing, double or told apart by case only."""
         root = existing_folder(self.root, "data.root")
-        images = existing_folder(root / "images", "data.root")
+        images = existing_folder(self.root, "data.root", "images")
         found = Listing()
         scans, ignored = entries(images)
         masks = {}
@@ -43,7 +56,7 @@ class Folder:
             masks[name], more = entries(root / name)
             ignored += more
         if ignored:
-            found.notes.append(f"{ignored} hidden or foreign files passed over")
+            found.note(f"{ignored} hidden or foreign files passed over")
         table = read_table(root / "cases.csv", COLUMNS)
         for name in sorted({name for group in masks.values() for name in group} - scans.keys()):
             found.refuse(name, "has a mask and no image", REMEDY)
@@ -68,14 +81,20 @@ class Folder:
                     Source(
                         id=case_id(name),
                         image=paths[0],
-                        masks=tuple(Mask(files[kind][0], self.labels[kind]) for kind in self.labels if files[kind]),
+                        masks=tuple(
+                            Mask(files[kind][0], self.labels[kind], MAPPED_BY[kind])
+                            for kind in self.labels
+                            if files[kind]
+                        ),
                         patient=row.get("patient", ""),
                         site=row.get("site", ""),
                         declared=row.get("split", ""),
+                        assume=self.assume,
+                        option=ASSUME,
                     )
                 )
         for kind in self.labels:
             if masks[kind] and (missing := sorted(scans.keys() - masks[kind].keys())):
                 shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-                found.notes.append(f"{kind}/ has no mask of {len(missing)} of {len(scans)} cases: {shown}")
+                found.note(f"{kind}/ has no mask of {len(missing)} of {len(scans)} cases: {shown}")
         return found

@@ -18,13 +18,12 @@ class MosMed:
 
     def listing(self) -> Listing:
         """The annotated studies."""
-        root = existing_folder(self.root, "data.root")
         found = Listing()
         studies: dict[str, list[Path]] = {}
-        for severity in sorted(existing_folder(root / "studies", "data.root").glob("CT-*")):
+        for severity in sorted(existing_folder(self.root, "data.root", "studies").glob("CT-*")):
             for name, paths in entries(severity)[0].items():
                 studies.setdefault(name, []).extend(paths)
-        masks, _ = entries(existing_folder(root / "masks", "data.root"))
+        masks, _ = entries(existing_folder(self.root, "data.root", "masks"))
         for mask_name, paths in sorted(masks.items()):
             name = mask_name.removesuffix("_mask")
             images = studies.pop(name, [])
@@ -34,5 +33,5 @@ class MosMed:
                 notes = (f"class {images[0].parent.name}",)
                 found.cases.append(Source(name, images[0], (Mask(paths[0], self.labels),), notes=notes))
         if studies:
-            found.notes.append(f"{len(studies)} studies without a mask passed over")
+            found.note(f"{len(studies)} studies without a mask passed over")
         return found

@@ -2,25 +2,32 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from covidseg.data.datasets import Listing, Mask, Source, case_id, entries, existing_folder, label_map
+from covidseg.data.datasets import ASSUME, Listing, Mask, Source, assumed, case_id, entries, existing_folder, label_map
+from covidseg.data.store import LABELS
 from covidseg.errors import BadInput
 from covidseg.files import read_json
 
 CHANNEL = "_0000"
+NAMES = {value: name for name, value in LABELS.items()}
 
 
 class NNUNet:
     """One data set folder; cases of `imagesTs` that have a mask in `labelsTs` are declared as the test set."""
 
-    def __init__(self, root: str | Path, labels: Mapping[int, str] | None):
-        """`labels`: what the values mean; None reads the names "lung" and "lesion" or "infection" of dataset.json."""
-        self.root, self.labels = root, labels
+    def __init__(self, root: str | Path, labels: Mapping[int, str] | None, assume: Mapping[str, Any] | None = None):
+        """`labels`: what the values mean; None reads the names "lung" and "lesion" or "infection" of dataset.json.
+
+        `assume`: what the user vouches for where the files do not say it (`gate.assume.Assume`).
+        """
+        self.root, self.labels, self.assume = root, labels, assumed(assume)
 
     def listing(self) -> Listing:
         """Training cases, and test cases where their labels are there."""
         root = existing_folder(self.root, "data.root")
         labels = label_map(self.labels if self.labels is not None else self._declared(root), "data.source.labels")
+        known = ", ".join(f"{value}: {NAMES[label]}" for value, label in labels.items())
         found = Listing()
         for suffix, declared in (("Tr", ""), ("Ts", "test")):
             images, _ = entries(root / f"images{suffix}")
@@ -37,7 +44,10 @@ class NNUNet:
                 if len(scans) != 1 or len(own) != 1:
                     found.refuse(name, f"has {len(scans)} scans and {len(own)} masks", "one of each is needed")
                 else:
-                    found.cases.append(Source(case_id(name), scans[0], (Mask(own[0], labels),), declared=declared))
+                    mask = Mask(own[0], labels, f"'data.source.labels={{{known}, VALUE: lesion}}'")
+                    found.cases.append(
+                        Source(case_id(name), scans[0], (mask,), declared=declared, assume=self.assume, option=ASSUME)
+                    )
         return found
 
     @staticmethod

@@ -17,6 +17,7 @@ class Assume:
     hu: the values are Hounsfield units although they do not look like it. offset: HU = stored value + offset.
     window_8bit: (low, high), HU that the stored values 0 and 255 stand for. fill: HU in place of NaN and infinity.
     orientation: where the x, y and z index axes point, such as "LPS". partial: fewer slices than the series announces.
+    option: where in the configuration all this is said, for the remedies of the gate; "" where it cannot be said.
     """
 
     hu: bool = False
@@ -25,20 +26,29 @@ class Assume:
     fill: float | None = None
     orientation: str | None = None
     partial: bool = False
+    option: str = ""
 
     @classmethod
-    def of(cls, given: Mapping[str, Any] | None) -> Self:
+    def of(cls, given: Mapping[str, Any] | None, option: str = "") -> Self:
         """From plain options; `BadInput` for a key or a value that means nothing."""
+        what, names = option.lstrip("+") or "assume", ", ".join(_OPTIONS)
+        if not isinstance(given, Mapping | None):
+            raise BadInput(what, f"is {given!r}", f"give {{name: value}} with names out of {names}")
         given = {name: value for name, value in (given or {}).items() if value is not None}
         if unknown := sorted(set(given) - set(_OPTIONS)):
-            raise BadInput("assume", f"unknown option {unknown[0]!r}", f"use one of {', '.join(_OPTIONS)}")
+            raise BadInput(what, f"unknown option {unknown[0]!r}", f"use one of {names}")
         for name, value in given.items():
             parse, wanted = _OPTIONS[name]
             try:
                 given[name] = parse(value)
             except (TypeError, ValueError):
-                raise BadInput(f"assume.{name}", f"is {value!r}", f"give {wanted}") from None
-        return cls(**given)
+                raise BadInput(f"{what}.{name}", f"is {value!r}", f"give {wanted}") from None
+        return cls(**given, option=option)
+
+    def or_say(self, remedy: str, *sayings: str) -> str:
+        """`remedy`, and for whoever knows better the options to give: "hu=true if it is HU"."""
+        said = [f"{self.option}.{saying}" for saying in sayings if self.option]
+        return ", or ".join([remedy, *said])
 
 
 def _switch(value: Any) -> bool:

@@ -96,13 +96,15 @@ def _choose(what: str, files: list[DicomFile], ignored: Counter, series_uid: str
     if not series:
         found = ", ".join(f"{count} {name}(s)" for name, count in sorted(ignored.items())) or "nothing"
         deeper = ignored["sub-folder"]
-        remedy = "search its sub-folders with recursive=true" if deeper else "give the folder of a CT series"
+        remedy = "give the folder of a CT series"
+        remedy += " (predict.py looks into sub-folders with reading.recursive=true)" if deeper else ""
         raise BadInput(what, f"holds no CT series, only {found}", remedy)
     table = "; ".join(f"{uid}: {_summary(members)}" for uid, members in sorted(series.items()))
     if series_uid is not None and series_uid not in series:
         raise BadInput(what, f"holds no series {series_uid}", f"choose from {table}")
     if series_uid is None and len(series) > 1:
-        raise BadInput(what, f"holds {len(series)} CT series ({table})", "choose one with series_uid")
+        remedy = "leave one in the folder (predict.py chooses with reading.series_uid=...)"
+        raise BadInput(what, f"holds {len(series)} CT series ({table})", remedy)
     return series[series_uid or next(iter(series))]
 
 

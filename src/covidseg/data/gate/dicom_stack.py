@@ -25,6 +25,9 @@ def require_ct_slice(file: DicomFile) -> None:
     for name, wanted in (("Modality", "CT"), ("SamplesPerPixel", "1"), ("PhotometricInterpretation", "MONOCHROME2")):
         if file.text(name) != wanted:
             raise BadInput(file.what, f"{name} is not {wanted}", "export the original CT series")
+    for name in ("Rows", "Columns"):
+        if file.number(name) < 1:
+            raise BadInput(file.what, f"{name} is 0: it has no voxels", "copy or export it again")
 
 
 def arrange(what: str, slices: list[DicomFile], assume: Assume) -> tuple[list[list[DicomFile]], Geometry, list[str]]:
@@ -100,12 +103,12 @@ def _numbering(what: str, slices: list[DicomFile], assume: Assume) -> list[str]:
     announced = max(file.number("ImagesInAcquisition", default="0") for file in slices)
     if announced > len(slices) and not assume.partial:
         found = f"holds {len(slices)} of {announced:.0f} slices that its header announces"
-        raise BadInput(what, found, "copy the whole series, or assume partial=true")
+        raise BadInput(what, found, assume.or_say("copy the whole series", "partial=true"))
     numbers = {int(file.number("InstanceNumber", default="-1")) for file in slices}
     if len(numbers) < len(slices) or min(numbers) < 0:
         return ["InstanceNumber absent or not unique: a slice missing at an end would not show"]
     if max(numbers) - min(numbers) + 1 != len(numbers) and not assume.partial:
         found = f"InstanceNumber runs from {min(numbers)} to {max(numbers)} over {len(numbers)} slices"
-        raise BadInput(what, f"slices are missing: {found}", "copy the whole series, or assume partial=true")
+        raise BadInput(what, f"slices are missing: {found}", assume.or_say("copy the whole series", "partial=true"))
     first = min(numbers)
     return [f"InstanceNumber begins at {first}: part of a longer series?"] if first > 1 else []

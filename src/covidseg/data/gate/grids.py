@@ -51,7 +51,8 @@ def require_spacing(what: str, spacing_xyz: Sequence[float]) -> np.ndarray:
 def assumed_direction(what: str, assume: Assume) -> np.ndarray:
     """(3, 3) direction for a file without an orientation, as the user vouches for it."""
     if assume.orientation is None:
-        raise BadInput(what, "says nothing about orientation", "if you know it, assume orientation=LPS (or what it is)")
+        remedy = assume.or_say("export it from the source again", "orientation=LPS, or what it is, if you know it")
+        raise BadInput(what, "says nothing about orientation", remedy)
     direction = np.zeros((3, 3))
     for axis, letter in enumerate(assume.orientation):
         row, sign = AXES[letter]

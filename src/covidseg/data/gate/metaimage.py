@@ -1,6 +1,7 @@
 """MetaImage (.mha, .mhd with its .raw): a text header of `Key = Value` lines."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,25 +24,35 @@ def read(path: Path, assume: Assume) -> Volume:
     """The volume in a .mha or .mhd file; `BadInput` when a byte, a size or a place in it cannot be right."""
     what = shown(path)
     with opened(path) as stream:
-        require_kind(path, stream.read(512), "MetaImage")
-        stream.seek(0)
-        header = Fields(what)
-        for number, line in enumerate(lines(stream, what), start=1):
-            key, equals, value = line.partition("=")
-            if not equals:
-                raise BadInput(what, f"line {number} of its header is not `Key = Value`", "mend the header")
-            header.add(key.strip(), value.strip())
-            if key.strip().lower() == "elementdatafile":
-                break
-        else:
-            raise truncated(what)
+        header = read_header(path, stream)
         geometry = _geometry(header, assume)
         dtype = _dtype(header)
-        data_file = header.text("ElementDataFile")
-        with voxel_file(path, stream, None if data_file.upper() == "LOCAL" else data_file) as voxels:
+        with voxel_file(path, stream, data_file(header)) as voxels:
             compression = "zlib" if header.choice("CompressedData", _BOOL, default="False") else None
             stored = Payload(voxels, what, compression).last_array(geometry.shape_zyx, dtype)
     return Volume(stored, geometry)
+
+
+def read_header(path: Path, stream: BinaryIO) -> Fields:
+    """The fields of the header; the stream stands behind it then."""
+    what = shown(path)
+    require_kind(path, stream.read(512), "MetaImage")
+    stream.seek(0)
+    header = Fields(what)
+    for number, line in enumerate(lines(stream, what), start=1):
+        key, equals, value = line.partition("=")
+        if not equals:
+            raise BadInput(what, f"line {number} of its header is not `Key = Value`", "mend the header")
+        header.add(key.strip(), value.strip())
+        if key.strip().lower() == "elementdatafile":
+            return header
+    raise truncated(what)
+
+
+def data_file(header: Fields) -> str | None:
+    """The name of the file that holds the voxels; None where they follow the header."""
+    name = header.text("ElementDataFile")
+    return None if name.upper() == "LOCAL" else name
 
 
 def _dtype(header: Fields) -> np.dtype:

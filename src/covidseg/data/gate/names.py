@@ -46,8 +46,12 @@ _REMEDY = {
 
 def shown(path: Path | str) -> str:
     """The last part of a path as one printable line: control characters and bytes that are not UTF-8 are escaped."""
-    name = os.path.basename(os.path.normpath(os.fspath(path)))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return printable(os.path.basename(os.path.normpath(os.fspath(path))))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and bytes that are not UTF-8 escaped: it can be printed and written anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def suffix_of(path: Path | str) -> str:
@@ -91,7 +95,7 @@ def require_text(path: Path | str) -> Path:
 def kind(path: Path | str) -> str:
     """What is at the path, "file" or "folder"; all else is refused without being opened, for a FIFO would hang."""
     path = require_text(path)
-    with _read_faults(path):
+    with read_faults(path):
         mode = os.stat(path).st_mode
     if stat.S_ISREG(mode):
         return "file"
@@ -102,7 +106,7 @@ def kind(path: Path | str) -> str:
 
 def listing(folder: Path | str) -> list[Path]:
     """What a folder holds, by name."""
-    with _read_faults(folder):
+    with read_faults(folder):
         return [Path(folder) / name for name in sorted(os.listdir(folder))]
 
 
@@ -111,7 +115,7 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
     """Open a regular, non-empty file for reading; faults of the disk while it is open are `EnvironmentFault`."""
     if kind(path) != "file":
         raise BadInput(shown(path), "is a folder", "give a file")
-    with _read_faults(path), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+    with read_faults(path), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         if os.fstat(stream.fileno()).st_size == 0:
             raise BadInput(shown(path), "is empty (0 bytes)", "copy or download it again")
         yield stream
@@ -149,7 +153,8 @@ def _sniff(head: bytes) -> str:
 
 
 @contextmanager
-def _read_faults(path: Path | str) -> Iterator[None]:
+def read_faults(path: Path | str) -> Iterator[None]:
+    """Turn an `OSError` about `path` into the `BadInput` or `EnvironmentFault` that it is."""
     try:
         yield
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -38,30 +39,40 @@ def read(path: Path, assume: Assume) -> Volume:
     """The volume in a .nrrd or .nhdr file; `BadInput` when a byte, a size or a place in it cannot be right."""
     what = shown(path)
     with opened(path) as stream:
-        require_kind(path, stream.read(512), "NRRD")
-        stream.seek(0)
-        header = Fields(what)
-        rows = lines(stream, what)
-        next(rows)  # the magic
-        for number, line in enumerate(rows, start=2):
-            if not line:
-                break
-            if line.startswith("#") or ":=" in line:  # a comment, or a key of somebody's own
-                continue
-            name, colon, value = line.partition(":")
-            if not colon:
-                raise BadInput(what, f"line {number} of its header is not `field: value`", "mend the header")
-            header.add(name.strip(), value.strip())
-        else:  # a detached header may end with its file
-            if "data file" not in header and "datafile" not in header:
-                raise truncated(what)
+        header = read_header(path, stream)
         geometry = _geometry(header, assume)
         dtype = _dtype(header)
-        data_file = header.text("data file", "datafile", default="")
-        with voxel_file(path, stream, data_file or None) as voxels:
+        with voxel_file(path, stream, data_file(header)) as voxels:
             compression = header.choice("encoding", _ENCODINGS)
             stored = Payload(voxels, what, compression).last_array(geometry.shape_zyx, dtype)
     return Volume(stored, geometry)
+
+
+def read_header(path: Path, stream: BinaryIO) -> Fields:
+    """The fields of the header; the stream stands behind it then."""
+    what = shown(path)
+    require_kind(path, stream.read(512), "NRRD")
+    stream.seek(0)
+    header = Fields(what)
+    rows = lines(stream, what)
+    next(rows)  # the magic
+    for number, line in enumerate(rows, start=2):
+        if not line:
+            return header
+        if line.startswith("#") or ":=" in line:  # a comment, or a key of somebody's own
+            continue
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise BadInput(what, f"line {number} of its header is not `field: value`", "mend the header")
+        header.add(name.strip(), value.strip())
+    if data_file(header) is None:  # a detached header may end with its file
+        raise truncated(what)
+    return header
+
+
+def data_file(header: Fields) -> str | None:
+    """The name of the file that holds the voxels; None where they follow the header."""
+    return header.text("data file", "datafile", default="") or None
 
 
 def _dtype(header: Fields) -> np.dtype:

@@ -85,8 +85,14 @@ def voxel_file(header: Path, stream: BinaryIO, data_file: str | None) -> Iterato
     if data_file is None:
         yield stream
         return
-    if not re.fullmatch(r"[^/\\\0%]+", data_file) or data_file in (".", ".."):
+    with opened(beside(header, data_file)) as voxels:
+        yield voxels
+
+
+def beside(header: Path, data_file: str) -> Path:
+    """The file that a header names, `./` before it or not; `BadInput` where it is not one in the same folder."""
+    name = re.sub(r"^(\./+)+", "", data_file)
+    if not re.fullmatch(r"[^/\\\0%]+", name) or name in (".", ".."):
         wrong = f"its header looks for voxels elsewhere ({shown(data_file)[:80]})"
         raise BadInput(shown(header), wrong, "they must be one file in the same folder")
-    with opened(header.parent / data_file) as beside:
-        yield beside
+    return header.parent / name

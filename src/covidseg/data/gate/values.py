@@ -15,6 +15,9 @@ _BINS = (-4096, 4095)
 _AIR = (-1100, -700)  # lungs and what surrounds the body
 _TISSUE = (-500, 3071)
 _SOFT_TISSUE_MEDIAN = (-400, 300)
+_PADDING = (-1100, -900)  # where the field of view's padding, -2048 HU, comes to lie when an intercept of -1024 is lost
+_FAT = -50  # every chest has more than a trace below: fat, lung, air
+_BONE = 500  # and only a trace above
 _LABEL_ERROR = 1e-3  # what scaling and float storage leave of a whole number
 
 
@@ -23,7 +26,7 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
     bad = sum(np.count_nonzero(~np.isfinite(slab)) for _, slab in _scaled(volume)) if _is_float(volume) else 0
     if bad and assume.fill is None:
         wrong = f"{bad} of {volume.stored.size} voxels are NaN or infinite"
-        raise BadInput(what, wrong, "mend it, or assume fill=-1024")
+        raise BadInput(what, wrong, assume.or_say("mend it", "fill=-1024"))
     out = np.empty(volume.stored.shape, np.int16)
     histogram = np.zeros(_BINS[1] - _BINS[0] + 1, np.int64)
     stride = -(-out.size // _SAMPLE)
@@ -39,7 +42,8 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
         out[where] = np.rint(clipped) if clipped.dtype.kind == "f" else clipped
     if not assume.hu and (objection := objection_to_hu(histogram)):
         evidence = _evidence(histogram, low, high)
-        raise BadInput(what, f"{objection} ({evidence})", "convert it to HU, or assume hu=true if it is")
+        remedy = assume.or_say("convert it to HU", "hu=true if it is", "offset=-1024 if it is HU + 1024")
+        raise BadInput(what, f"{objection} ({evidence})", remedy)
     notes = [f"{bad} voxels that were NaN or infinite set to {assume.fill:g} HU"] if bad else []
     if below:
         notes.append(f"{below} voxels below {HU_RANGE[0]} HU (down to {low:g}) clipped: padding")
@@ -55,8 +59,9 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
     """What speaks against a histogram of whole values from -4096 to 4095 being HU of a chest; None when nothing does.
 
     Lungs and air make up at least 1% between -1100 and -700; below that lies only padding, which has a value or two;
-    the median of what is neither is that of soft tissue. A volume of one value (all air, all zero) passes: it is no
-    chest, but no other unit either.
+    the median of what is neither is that of soft tissue. Padding alone is not taken for air where nothing else lies
+    below -50 and much above 500: a scan as stored, 1024 too high, whose padding of -2048 fell on -1024. A volume of one
+    value (all air, all zero) passes: it is no chest, but no other unit either.
     """
     total, value = histogram.sum(), np.arange(_BINS[0], _BINS[1] + 1)
     if np.count_nonzero(histogram) == 1:
@@ -66,6 +71,11 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
         return "not Hounsfield units: values vary below -1100, where CT has only padding"
     if histogram[(value >= _AIR[0]) & (value <= _AIR[1])].sum() < 0.01 * (total - below.sum()):
         return "not Hounsfield units: no air or lung near -1000"
+    padding = histogram[(value >= _PADDING[0]) & (value <= _PADDING[1])].max()
+    rest = total - below.sum() - padding
+    light = histogram[(value >= _AIR[0]) & (value < _FAT)].sum() - padding
+    if light < 0.02 * rest and histogram[value > _BONE].sum() > 0.1 * rest:
+        return "not Hounsfield units: near -1000 lies a single value, padding, and no lung; stored as HU + 1024?"
     tissue = np.where(value > _TISSUE[0], histogram, 0)
     if tissue.sum() >= 0.01 * total:
         median = value[np.searchsorted(np.cumsum(tissue), tissue.sum() / 2)]
@@ -74,10 +84,13 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
     return None
 
 
-def to_labels(volume: Volume, what: str, labels: Mapping[int, int]) -> tuple[np.ndarray, list[str]]:
+def to_labels(
+    volume: Volume, what: str, labels: Mapping[int, int], mapped_by: str = ""
+) -> tuple[np.ndarray, list[str]]:
     """(uint8 (z, y, x), notes): each stored label replaced as `labels` says.
 
-    `BadInput` lists the values that are no key of `labels` to within 0.001, with their counts.
+    `BadInput` lists the values that are no key of `labels` to within 0.001, with their counts; `mapped_by` is the
+    override that gives a VALUE a meaning, for the remedy.
     """
     out = np.zeros(volume.stored.shape, np.uint8)
     strange: dict[float, int] = {}
@@ -104,7 +117,10 @@ def to_labels(volume: Volume, what: str, labels: Mapping[int, int]) -> tuple[np.
         listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in most)
         more = f" and {len(strange) - 6} or more others" if len(strange) > 6 else ""
         wrong = f"labels must be {sorted(labels)}, found {listed}{more}"
-        raise BadInput(what, wrong, "map them with `labels`, or mend the mask")
+        first = most[0][0]
+        can_be_said = mapped_by and len(strange) <= 6 and first > 0 and first.is_integer()
+        say = ", or say what it means: " + mapped_by.replace("VALUE", f"{first:g}") if can_be_said else ""
+        raise BadInput(what, wrong, f"mend the mask{say}")
     return out, [f"{rounded} labels rounded by up to {furthest:.2g}"] if rounded else []
 
 
@@ -131,7 +147,7 @@ def _in_hu(slab: np.ndarray, what: str, assume: Assume) -> np.ndarray:
     if assume.window_8bit is not None:
         if slab.min() < 0 or slab.max() > 255:
             wrong = f"values {slab.min():g} to {slab.max():g} are no 8-bit grey levels"
-            raise BadInput(what, wrong, "drop assume.window_8bit")
+            raise BadInput(what, wrong, f"drop {assume.option.lstrip('+') or 'assume'}.window_8bit")
         low, high = assume.window_8bit
         slab = slab * ((high - low) / 255) + low
     if assume.offset:
