@@ -5,6 +5,7 @@ from signal import SIGINT
 from typing import Any
 
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -66,15 +67,16 @@ def case_table(outcome: Outcome) -> Table:
                 "site": info["site"],
                 "set": sides.get(info["id"], ""),
                 "size z, y, x": " ".join(map(str, native["shape_zyx"])),
-                "spacing z, y, x mm": " ".join(f"{mm:.3g}" for mm in native["spacing_zyx"]),
+                "mm z, y, x": " ".join(f"{mm:.3g}" for mm in native["spacing_zyx"]),
                 "lung ml": _ml(info, "lung"),
                 "lesion ml": _ml(info, "lesion"),
             }
         )
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     names = [name for name in (lines[0] if lines else ()) if any(line[name] for line in lines)]
     for name in names:
-        table.add_column(name, justify="right" if name.endswith(("ml", "x")) else "left", overflow="fold")
+        right, text = name.endswith(("ml", "x")), name in ("case", "patient", "site")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=not text)
     for line in lines:
         table.add_row(*(escape(printable(line[name])) for name in names))
     return table
