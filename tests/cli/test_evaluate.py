@@ -159,6 +159,32 @@ def test_a_mask_on_another_grid_is_refused(evaluate, masks, data, tmp_path):
     assert status == 2 and "c3_lesion.nii.gz" in err and err.count("\n") == 1
 
 
+def test_results_never_replace_somebody_elses_files(evaluate, make_run, masks, data, tmp_path):
+    """The table of the data set, a run's own scores, a cases.csv of the user: refused; its own results: replaced."""
+    run, root, mine = make_run("lesion"), data["data.root"], tmp_path / "mine"
+    (run / "metrics.json").write_text("{}")
+    mine.mkdir()
+    (mine / "cases.csv").write_text("mine")
+    options = {"predictions": masks, "task": "lesion", **data}
+    kept = {path: path.read_bytes() for path in (root / "cases.csv", run / "metrics.json", mine / "cases.csv")}
+    for output, message in (
+        (root, "lies in data.root"),
+        (root / "results", "lies in data.root"),
+        (run, "is a run folder"),
+        (mine, "holds a cases.csv that evaluate.py did not write"),
+        (mine / "cases.csv", "is a file"),
+    ):
+        status, _, err = evaluate(output=output, **options)
+        assert status == 2 and err.count("\n") == 1 and message in err, err
+    for output in (root, run):
+        assert evaluate(output=output, overwrite="true", **options)[0] == 2
+    assert evaluate(output=mine, overwrite="no", **options)[0] == 2, "a word is not true"
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert not (root / "results").exists()
+    assert evaluate(output=mine, overwrite="true", **options)[0] == 0
+    assert evaluate(output=mine, **options)[0] == 0
+
+
 def test_mistakes_on_the_command_line_are_one_line(evaluate, make_run, masks, data, tmp_path):
     run = make_run("lesion")
     for options, message in (

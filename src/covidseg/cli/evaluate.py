@@ -1,5 +1,6 @@
 """`python src/evaluate.py`: scores of a run, or of a folder of masks, on the test sets of any data set."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from covidseg.cli.app import application
 from covidseg.errors import BadInput
+from covidseg.files import read_json
 
 SETS = ("train", "validation", "test", "external")
+MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it was written here, and may be replaced
 
 
 @application("evaluate")
@@ -28,12 +31,14 @@ def main(cfg: DictConfig) -> None:
         raise BadInput("run", "give a run or a folder of predictions, one of the two", "run=... or predictions=...")
     if cfg.run is not None and "task" in cfg:
         raise BadInput("task", "is fixed by the run", "leave it out")
+    if not isinstance(cfg.overwrite, bool):
+        raise BadInput(f"overwrite={cfg.overwrite}", "is neither true nor false", "overwrite=true or overwrite=false")
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     if cfg.run is not None:
         segmenter = load(cfg.run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
         task, folder = segmenter.task, Path(cfg.run)
-        dataset, fold = _data_of(cfg, segmenter.config)
+        dataset, fold, output = _data_of(cfg, segmenter.config, folder)
         sets = _choose(dataset, fold, cfg.sets)
         with case_progress(console, sets) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
@@ -43,20 +48,22 @@ def main(cfg: DictConfig) -> None:
         if "task" not in cfg or "data" not in cfg:
             raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
         task, folder, source = Task.from_config(cfg.task), Path(cfg.predictions), {}
-        dataset, fold = _data_of(cfg, None)
+        dataset, fold, output = _data_of(cfg, None, folder)
         sets = _choose(dataset, fold, cfg.sets)
         with case_progress(console, sets) as progress:
             rows = evaluate_masks(folder, sets, task, progress)
 
-    output = Path(cfg.output) if cfg.output else folder / "evaluation" / dataset.folder.name
-    metrics = write_results(output, rows, {"data": dataset.folder.name, **source})
+    metrics = write_results(output, rows, {"data": dataset.folder.name, **source, **MADE_BY})
     console.print(summary_table(metrics["sets"]))
     count = sum(map(len, sets.values()))
     console.print(f"{count} cases, {(time.perf_counter() - started) / count:.1f} s per case\n{output}", markup=False)
 
 
-def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None) -> tuple[Any, int | None]:
-    """(data set, fold): the command's, or else the run's own; at the voxel size the run was trained on."""
+def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tuple[Any, int | None, Path]:
+    """(data set, fold, output): the command's data, or else the run's own, at the voxel size the run was trained on.
+
+    `folder` (the run's or the masks') holds the output where none was given.
+    """
     from covidseg.data.prepare import plain, prepare
 
     if "data" in cfg:
@@ -65,11 +72,36 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None) -> tuple[Any, int |
         data, paths, fold = dict(run["data"]), run["paths"], run["fold"]
     if run is not None:
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
+    if cfg.output is not None:  # before the work
+        _refuse_output(Path(str(cfg.output)), data["root"], cfg.overwrite)
     dataset = prepare(data, paths)
+    output = Path(str(cfg.output)) if cfg.output is not None else folder / "evaluation" / dataset.folder.name
+    _refuse_output(output, data["root"], cfg.overwrite)
     if run is not None and list(dataset.spacing_zyx) != list(data["spacing_zyx"]):
         wrong = f"was prepared at {dataset.spacing_zyx} mm, the run was trained at {tuple(data['spacing_zyx'])} mm"
         raise BadInput(dataset.folder.name, wrong, "prepare it again with the run's data.spacing_zyx")
-    return dataset, fold
+    return dataset, fold, output
+
+
+def _refuse_output(output: Path, root: object, overwrite: bool) -> None:
+    """Raise `BadInput` where the results would stand among somebody else's files, or in their place."""
+    what, remedy = f"output={output}", "choose another folder with output=..."
+    if os.path.lexists(output) and not output.is_dir():
+        raise BadInput(what, "is a file", "give a folder")
+    if (output / "config.yaml").exists():
+        raise BadInput(what, "is a run folder, with a cases.csv and metrics.json of its own", remedy)
+    if root is not None and output.resolve().is_relative_to(Path(str(root)).expanduser().resolve()):
+        raise BadInput(what, "lies in data.root, among the scans", remedy)
+    there = [name for name in ("cases.csv", "metrics.json") if os.path.lexists(output / name)]
+    if there and not overwrite and not _made_here(output / "metrics.json"):
+        raise BadInput(what, f"holds a {there[0]} that evaluate.py did not write", f"{remedy}, or overwrite=true")
+
+
+def _made_here(metrics: Path) -> bool:
+    try:
+        return read_json(metrics).items() >= MADE_BY.items()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _choose(dataset: Any, fold: int | None, wanted: Any) -> dict[str, list]:
