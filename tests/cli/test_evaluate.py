@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -183,6 +184,24 @@ def test_results_never_replace_somebody_elses_files(evaluate, make_run, masks, d
     assert not (root / "results").exists()
     assert evaluate(output=mine, overwrite="true", **options)[0] == 0
     assert evaluate(output=mine, **options)[0] == 0
+
+
+def test_nothing_to_score_is_an_error(evaluate, make_run, masks, data, tmp_path):
+    """A lung run on data without lungs, an empty folder of masks: no empty table with exit status 0."""
+    shutil.rmtree(data["data.root"] / "lungs")
+    (tmp_path / "empty").mkdir()
+    for source in ({"run": make_run("lung")}, {"predictions": tmp_path / "empty", "task": "lung"}):
+        status, _, err = evaluate(output=tmp_path / "out", **source, **data)
+        assert status == 2 and err.count("\n") == 1, err
+        assert "folder: nothing can be scored: no case in test, external has lung annotated" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_what_was_scored_is_counted(evaluate, masks, data, tmp_path):
+    (data["data.root"] / "lungs/c5.nii.gz").unlink()
+    status, out, err = evaluate(predictions=masks, task="lung", output=tmp_path / "out", **data)
+    assert status == 0, err
+    assert "2 cases, " in out and "1 more have no lung annotated" in out
 
 
 def test_mistakes_on_the_command_line_are_one_line(evaluate, make_run, masks, data, tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ def main(cfg: DictConfig) -> None:
         segmenter = load(cfg.run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
         task, folder = segmenter.task, Path(cfg.run)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
-        sets = _choose(dataset, fold, cfg.sets)
-        with case_progress(console, sets) as progress:
+        sets = _choose(dataset, fold, cfg.sets, task)
+        with case_progress(console, _annotated(sets, task.structures)) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
         source = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
         source["inference"] = segmenter.inferer.settings
@@ -49,14 +49,20 @@ def main(cfg: DictConfig) -> None:
             raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
         task, folder, source = Task.from_config(cfg.task), Path(cfg.predictions), {}
         dataset, fold, output = _data_of(cfg, None, folder)
-        sets = _choose(dataset, fold, cfg.sets)
-        with case_progress(console, sets) as progress:
+        sets = _choose(dataset, fold, cfg.sets, task)
+        each = {
+            f"{part}, {name}": cases for part in task.structures for name, cases in _annotated(sets, [part]).items()
+        }
+        with case_progress(console, each) as progress:
             rows = evaluate_masks(folder, sets, task, progress)
 
     metrics = write_results(output, rows, {"data": dataset.folder.name, **source, **MADE_BY})
     console.print(summary_table(metrics["sets"]))
-    count = sum(map(len, sets.values()))
-    console.print(f"{count} cases, {(time.perf_counter() - started) / count:.1f} s per case\n{output}", markup=False)
+    count = len({(row["set"], row["case"]) for row in rows})
+    seconds = f"{(time.perf_counter() - started) / count:.1f} s per case"
+    without = sum(map(len, sets.values())) - count
+    more = f"; {without} more have no {' or '.join(task.structures)} annotated" if without else ""
+    console.print(f"{count} cases, {seconds}{more}\n{output}", markup=False)
 
 
 def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tuple[Any, int | None, Path]:
@@ -104,8 +110,8 @@ def _made_here(metrics: Path) -> bool:
         return False
 
 
-def _choose(dataset: Any, fold: int | None, wanted: Any) -> dict[str, list]:
-    """{set: cases} of the sets asked for that have any."""
+def _choose(dataset: Any, fold: int | None, wanted: Any, task: Any) -> dict[str, list]:
+    """{set: cases} of the sets asked for that have any; `BadInput` where no case has a structure of the task."""
     names = list(wanted) if OmegaConf.is_list(wanted) else list(SETS) if wanted == "all" else [wanted]
     if unknown := [name for name in names if name not in SETS]:
         raise BadInput(f"sets={unknown[0]}", "there is no such set", f"{', '.join(SETS)}, or all")
@@ -113,7 +119,17 @@ def _choose(dataset: Any, fold: int | None, wanted: Any) -> dict[str, list]:
     sets = {name: [dataset.cases[case] for case in getattr(split, name)] for name in names}
     if not any(sets.values()):
         raise BadInput("sets", f"{dataset.name} has no case in {', '.join(names)}", "choose others with sets=...")
-    return {name: cases for name, cases in sets.items() if cases}
+    sets = {name: cases for name, cases in sets.items() if cases}
+    if not any(_annotated(sets, task.structures).values()):
+        wrong = f"nothing can be scored: no case in {', '.join(sets)} has {' or '.join(task.structures)} annotated"
+        raise BadInput(dataset.name, wrong, "choose other data, another run, or others with sets=...")
+    return sets
+
+
+def _annotated(sets: Mapping[str, list], structures: Iterable[str]) -> dict[str, list]:
+    """The cases of which any of the structures can be scored."""
+    structures = set(structures)
+    return {name: [case for case in cases if structures & set(case.annotated)] for name, cases in sets.items()}
 
 
 @contextmanager
