@@ -3,9 +3,11 @@
 An output folder holds `<case>_<structure>.nii.gz` and `<case>_quantities.json` for each case, `quantities.csv` for all
 of them, `predictions.json` (the manifest) and `failures.csv` (what was refused). A case counts as done when the
 manifest says so for the very same voxels, weights and settings and its files still have their hashes; a name proves
-nothing.
+nothing. Several processes may share a folder: the manifest is read and written back under a lock.
 """
 
+import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -26,8 +28,12 @@ from covidseg.quantify import FIGURES, NOTES, NOTICE, doubts, quantify
 from covidseg.segmenter import Segmenter
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
-MANIFEST, FAILURES, TABLE = "predictions.json", "failures.csv", "quantities.csv"
+MANIFEST, FAILURES, TABLE, LOCK = "predictions.json", "failures.csv", "quantities.csv", ".predictions.lock"
 Progress = Callable[[str, int, int], None]  # (what is segmented, windows done, windows in all)
+
+
+class OutputFault(EnvironmentFault):
+    """The output folder cannot be written: the next scan would meet it too."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Predictor:
             raise BadInput("run", f"two of the runs segment the {twice.pop()}", "give one run for each structure")
         if self.output.exists() and not self.output.is_dir():
             raise BadInput(f"output={self.output.name}", "is a file", "give a folder")
-        self._settings = {
+        settings = {
             "runs": [
                 {"run": segmenter.name, "task": segmenter.task.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
                 for segmenter in segmenters
@@ -74,7 +80,10 @@ class Predictor:
             "inference": [segmenter.inferer.settings for segmenter in segmenters],
             "consolidation_hu": consolidation_hu,
         }
-        self._manifest = _read_manifest(self.output / MANIFEST)
+        self._settings = json.loads(json.dumps(settings))  # as they come back from the manifest
+        _read_manifest(self.output / MANIFEST)
+        self._attempted: set[str] = set()
+        self._refused_before = _read_failures(self.output / FAILURES)
         if self.output.is_dir():
             sweep_temporaries(self.output)
 
@@ -95,50 +104,77 @@ class Predictor:
                     raise BadInput(f"case {source.id}", "would be written outside the output folder", "rename it")
 
     def run(self, source: ScanSource, progress: Progress | None = None) -> Result:
-        """Segment one scan and write its masks and figures, unless they stand there already. Raises `CovidSegError`."""
+        """Segment one scan and write its masks and figures, unless they stand there already.
+
+        Raises `CovidSegError`; an `OutputFault` where the next scan would fail in the same way.
+        """
+        self._attempted.add(source.id)
+        with _memory_faults():
+            return self._run(source, progress)
+
+    def _run(self, source: ScanSource, progress: Progress | None) -> Result:
         started = time.perf_counter()
-        files, entry = self._files(source.id), self._manifest.get(source.id)
-        if entry is None:
+        case, files = source.id, self._files(source.id)
+        if case not in _read_manifest(self.output / MANIFEST):
             self._refuse_existing(files.values())
         scan = read_scan(source.path, **self.reading)
         request = {"input_sha256": _fingerprint(scan), **self._settings}
-        if entry is not None and not self.overwrite:
-            if self._stands(entry, request, files):
-                figures = read_json(files["quantities"])["figures"]
-                notes = (*scan.notes, *doubts(figures))
-                return Result(source.id, figures, notes, time.perf_counter() - started, resumed=True)
-            if entry["files"] or entry["request"] != request:  # not what a killed call left unfinished
-                self._refuse_existing(files.values())
-        self._record(source.id, {"request": request, "files": {}})  # from here on the files are ours
+        with self._books() as manifest:
+            resumed = self._is_done(manifest.get(case), request, files)
+            if not resumed:
+                manifest[case] = {"request": request, "files": {}}  # from here on the files are ours
 
-        with _memory_faults():
+        if not resumed:
             masks = self._segment(scan, progress)
-        for name, mask in masks.items():
-            write_mask(files[name], mask.view(np.uint8), scan.geometry, overwrite=True)
-        figures = quantify(masks.get("lung"), masks.get("lesion"), scan.voxels, scan.geometry, self.consolidation_hu)
-        notes, seconds = (*scan.notes, *doubts(figures)), time.perf_counter() - started
-        page = {"notice": NOTICE, "case": source.id, "figures": figures, "explanations": NOTES}
-        page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
-        write_json(files["quantities"], page)
-        hashes = {file.name: sha256(file) for file in files.values()}
-        self._record(source.id, {"request": request, "files": hashes})
-        return Result(source.id, figures, notes, seconds)
+            lung, lesion = masks.get("lung"), masks.get("lesion")
+            figures = quantify(lung, lesion, scan.voxels, scan.geometry, self.consolidation_hu)
+            with self._books() as manifest:  # another process may have done this scan meanwhile
+                entry = manifest.get(case)
+                if entry is not None and entry["request"] != request and not self.overwrite:
+                    wrong = "is segmented by another process with other weights or settings"
+                    raise BadInput(f"case {case}", wrong, "choose another output")
+                resumed = self._is_done(entry, request, files)
+        if resumed:
+            figures = read_json(files["quantities"])["figures"]
+            return Result(case, figures, (*scan.notes, *doubts(figures)), time.perf_counter() - started, resumed=True)
 
-    def finish(self, failures: Mapping[str, Exception]) -> None:
-        """Write the table of all cases in the folder, and the list of those refused in this call."""
-        rows = []
-        for case, entry in sorted(self._manifest.items()):
-            page = self.output / f"{case}_quantities.json"
-            if entry["files"] and page.is_file():
-                figures = {name: value for name, value in read_json(page)["figures"].items() if name != "undefined"}
-                rows.append({"case": case, **figures, "notice": NOTICE})
-        if rows:
-            write_csv(self.output / TABLE, rows, ("case", *FIGURES, "left_right_method", "notice"))
-        if failures:
-            refused = [{"case": case, "error": " ".join(str(error).split())} for case, error in failures.items()]
-            write_csv(self.output / FAILURES, refused, ("case", "error"))
-        else:
-            (self.output / FAILURES).unlink(missing_ok=True)
+        notes, seconds = (*scan.notes, *doubts(figures)), time.perf_counter() - started
+        page = {"notice": NOTICE, "case": case, "figures": figures, "explanations": NOTES}
+        page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
+        with _output_faults(self.output):
+            for name, mask in masks.items():
+                write_mask(files[name], mask.view(np.uint8), scan.geometry, overwrite=True)
+            write_json(files["quantities"], page)
+        with self._books() as manifest:
+            manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}
+        return Result(case, figures, notes, seconds)
+
+    def finish(self, failures: Mapping[str, Exception], complete: bool = True) -> None:
+        """Write the table of all cases in the folder, and the list of those refused in this call.
+
+        What another process has listed since this one began stays listed; with `complete=False`, for a call that was
+        ended before its last scan, so does what an earlier call listed.
+        """
+        with self._books() as manifest:
+            rows = []
+            for case, entry in sorted(manifest.items()):
+                page = self.output / f"{case}_quantities.json"
+                if entry["files"] and page.is_file():
+                    figures = {name: value for name, value in read_json(page)["figures"].items() if name != "undefined"}
+                    rows.append({"case": case, **figures, "notice": NOTICE})
+            if rows:
+                write_csv(self.output / TABLE, rows, ("case", *FIGURES, "left_right_method", "notice"))
+            listed = {
+                case: error
+                for case, error in _read_failures(self.output / FAILURES).items()
+                if case not in self._attempted and not (complete and self._refused_before.get(case) == error)
+            }
+            listed |= {case: " ".join(str(error).split()) for case, error in failures.items()}
+            if listed:
+                refused = [{"case": case, "error": error} for case, error in listed.items()]
+                write_csv(self.output / FAILURES, refused, ("case", "error"))
+            else:
+                (self.output / FAILURES).unlink(missing_ok=True)
 
     def _segment(self, scan: Scan, progress: Progress | None) -> dict[str, np.ndarray]:
         masks = {}
@@ -170,9 +206,27 @@ class Predictor:
             and all(file.is_file() and sha256(file) == hashes[file.name] for file in files.values())
         )
 
-    def _record(self, case: str, entry: dict[str, Any]) -> None:
-        self._manifest[case] = entry
-        write_json(self.output / MANIFEST, {"notice": NOTICE, "cases": self._manifest})
+    def _is_done(self, entry: Mapping[str, Any] | None, request: Mapping[str, Any], files: Mapping[str, Path]) -> bool:
+        """Whether nothing is left to do; `BadInput` where files stand that are not what this call would write."""
+        if entry is not None and not self.overwrite and self._stands(entry, request, files):
+            return True
+        if entry is None or entry["files"] or entry["request"] != request:  # not what a killed call left unfinished
+            self._refuse_existing(files.values())
+        return False
+
+    @contextmanager
+    def _books(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """The manifest as it stands now, with the books to ourselves; what is changed in it is written back."""
+        path = self.output / MANIFEST
+        with _output_faults(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+            with open(self.output / LOCK, "a") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)  # the kernel drops it with the process, however that ends
+                manifest = _read_manifest(path)
+                before = dict(manifest)
+                yield manifest
+                if manifest != before or not path.exists():
+                    write_json(path, {"notice": NOTICE, "cases": manifest})
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
@@ -182,9 +236,36 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         cases = read_json(path)["cases"]
         if not all({"request", "files"} <= entry.keys() for entry in cases.values()):
             raise KeyError("request")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
         raise BadInput(path.name, "is damaged", "remove it; overwrite=true then does its cases again") from error
+    except OSError as error:
+        raise OutputFault(path.name, f"cannot be read ({error.strerror})", "choose another output") from error
     return cases
+
+
+def _read_failures(path: Path) -> dict[str, str]:
+    """{case: error} of a failures.csv; nothing where there is none, or where it is something else."""
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            return {row["case"].removeprefix("'"): row["error"] for row in csv.DictReader(stream)}
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error):
+        return {}
+
+
+@contextmanager
+def _output_faults(folder: Path) -> Iterator[None]:
+    """What the disk refuses while the output is written, told apart from what it refuses while a scan is read."""
+    try:
+        yield
+    except OutputFault:
+        raise
+    except EnvironmentFault as error:
+        raise OutputFault(error.what, error.wrong, error.remedy) from error
+    except OSError as error:
+        wrong = f"cannot be written ({error.strerror})"
+        raise OutputFault(
+            f"output={folder}", wrong, "choose another folder, or make room and mend the rights"
+        ) from error
 
 
 def _fingerprint(scan: Scan) -> str:

@@ -13,7 +13,7 @@ from covidseg.data.scans import find_scans
 from covidseg.errors import BadInput
 from covidseg.files import read_json, sha256
 from covidseg.inference import NonFiniteLogits
-from covidseg.prediction import Predictor
+from covidseg.prediction import LOCK, Predictor
 from covidseg.quantify import NOTICE
 from covidseg.segmenter import load
 
@@ -100,7 +100,7 @@ def test_two_runs_make_lung_and_lesion_at_once(predict, run, make_run, write_sca
     options = {"input": tmp_path / "scan.nii.gz", "output": tmp_path / "out", "extension": ".mha"}
     status, out, err = predict(run=f"[{lung_run},{run}]", **options)
     assert status == 0, err
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    files = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != LOCK)
     assert files == [
         *("predictions.json", "quantities.csv", "scan_lesion.mha", "scan_lung.mha", "scan_quantities.json"),
     ]
@@ -210,6 +210,57 @@ def test_a_damaged_manifest_is_refused(done, tmp_path):
         done[1]()
 
 
+def test_two_processes_share_an_output_folder(run, write_scan, tmp_path):
+    """Both began with an empty manifest; the books hold the cases and the refused scans of both in the end."""
+    for part in ("a", "b"):
+        for number in range(3):
+            write_scan(tmp_path / f"{part}/{part}{number}.nii.gz", seed=number)
+        (tmp_path / f"{part}/{part}_bad.nii.gz").write_bytes(b"no scan")
+    script = Path(__file__).parents[2] / "src/predict.py"
+    commands = [
+        [sys.executable, script, f"run={run}", f"input={tmp_path}/{part}", f"output={tmp_path}/out"] for part in "ab"
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
+    assert [process.wait(300) for process in processes] == [2, 2]
+    cases = [f"{part}{number}" for part in "ab" for number in range(3)]
+    manifest = read_json(tmp_path / "out/predictions.json")["cases"]
+    assert sorted(manifest) == cases and all(entry["files"] for entry in manifest.values())
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == cases
+    assert {row["case"] for row in _rows(tmp_path / "out/failures.csv")} <= {"a_bad", "b_bad"}
+
+
+def test_two_predictors_with_one_output(run, write_scan, tmp_path):
+    """The same, one step at a time; and for one scan with two settings only one of the two gets the name."""
+    sources = []
+    for name in ("a", "b"):
+        write_scan(tmp_path / f"{name}.nii.gz", seed=ord(name))
+        sources += find_scans(tmp_path / f"{name}.nii.gz")
+    segmenters = [load(run)]
+    first, second, other = (Predictor(segmenters, tmp_path / "out", ".nii.gz", hu) for hu in (-300, -300, -200))
+    first.run(sources[0])
+    second.run(sources[1])
+    assert second.run(sources[0]).resumed
+    first.finish({"x": BadInput("x", "is broken")})
+    second.finish({})
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["a", "b"]
+    assert [row["case"] for row in _rows(tmp_path / "out/failures.csv")] == ["x"], "of a call that ran beside this one"
+    Predictor(segmenters, tmp_path / "out", ".nii.gz", -300).finish({})
+    assert not (tmp_path / "out/failures.csv").exists()
+
+    def meanwhile(what, done, total):
+        if not (tmp_path / "out/c_lesion.nii.gz").exists():
+            first.run(source)
+
+    write_scan(tmp_path / "c.nii.gz", seed=7)
+    source = find_scans(tmp_path / "c.nii.gz")[0]
+    with pytest.raises(BadInput, match="another process with other weights or settings"):
+        other.run(source, meanwhile)
+    assert first.run(source).resumed
+    for file in ("c_lesion.nii.gz", "c_quantities.json"):
+        (tmp_path / "out" / file).unlink()
+    assert Predictor(segmenters, tmp_path / "out", ".nii.gz", -300).run(source, meanwhile).resumed
+
+
 def test_outputs_never_meet_scans(run, write_scan, tmp_path, predict):
     """J2: the mask's name is a scan's; the output is a file; the output lies in a DICOM folder."""
     for name in ("scan", "scan_lesion"):
@@ -239,7 +290,7 @@ def test_no_mask_of_a_network_that_gives_nan(done, tmp_path, monkeypatch):
         file.unlink()
     with pytest.raises(NonFiniteLogits):
         predictor.run(source)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.json", LOCK}
 
 
 def test_mistakes_on_the_command_line_are_one_line(predict, run, write_scan, tmp_path):
