@@ -51,7 +51,7 @@ class Predictor:
     """Applies trained runs to scans, and keeps the books of one output folder.
 
     `reading`: arguments of `read_scan`. Raises `BadInput` where two runs segment the same structure, where `output` is
-    no folder, or where its manifest is damaged.
+    no folder, where its manifest is damaged, or where it holds a table that no manifest tells to be this command's.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Predictor:
         }
         self._settings = json.loads(json.dumps(settings))  # as they come back from the manifest
         _read_manifest(self.output / MANIFEST)
+        self._refuse_strange_books()
         self._attempted: set[str] = set()
         self._refused_before = _read_failures(self.output / FAILURES)
         if self.output.is_dir():
@@ -197,6 +198,15 @@ class Predictor:
                 wrong = "exists, and is not what this command wrote for this scan, these weights and these settings"
                 raise BadInput(file.name, wrong, "choose another output, or overwrite=true")
 
+    def _refuse_strange_books(self) -> None:
+        """Without a manifest, a table of these names is the user's."""
+        if self.overwrite or os.path.lexists(self.output / MANIFEST):
+            return
+        for name in (TABLE, FAILURES):
+            if os.path.lexists(self.output / name):
+                wrong = f"stands in the output folder, and no {MANIFEST} says that this command wrote it"
+                raise BadInput(name, wrong, "choose another output, or overwrite=true")
+
     def _stands(self, entry: Mapping[str, Any], request: Mapping[str, Any], files: Mapping[str, Path]) -> bool:
         """Whether the manifest's entry is this very work, and its files are as they were written."""
         hashes = entry["files"]
@@ -230,7 +240,7 @@ class Predictor:
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
         cases = read_json(path)["cases"]

@@ -261,6 +261,37 @@ def test_two_predictors_with_one_output(run, write_scan, tmp_path):
     assert Predictor(segmenters, tmp_path / "out", ".nii.gz", -300).run(source, meanwhile).resumed
 
 
+def test_a_manifest_that_is_a_folder_is_refused(done, tmp_path):
+    (tmp_path / "out/predictions.json").unlink()
+    (tmp_path / "out/predictions.json").mkdir()
+    with pytest.raises(BadInput, match=r"predictions\.json: is damaged"):
+        done[1]()
+
+
+@pytest.mark.parametrize("name", ["failures.csv", "quantities.csv"])
+def test_tables_of_the_user_are_not_touched(predict, run, write_scan, tmp_path, name):
+    """Without a manifest they are not ours; with one they are, also where every scan was refused."""
+    write_scan(tmp_path / "in/a.nii.gz")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    options = {"run": run, "input": tmp_path / "in", "output": tmp_path / "mine"}
+    status, _, err = predict(**options)
+    assert status == 2 and f"{name}: stands in the output folder" in err and err.count("\n") == 1
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+    assert predict(**options, overwrite="true")[0] == 0
+
+
+def test_an_output_of_refused_scans_only_is_still_ours(predict, run, write_scan, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / f"in/{name}.nii.gz").write_bytes(b"no scan")
+    options = {"run": run, "input": tmp_path / "in", "output": tmp_path / "out"}
+    for _ in range(2):
+        status, _, err = predict(**options)
+        assert status == 2 and "2 of 2 scans were refused" in err
+
+
 def test_outputs_never_meet_scans(run, write_scan, tmp_path, predict):
     """J2: the mask's name is a scan's; the output is a file; the output lies in a DICOM folder."""
     for name in ("scan", "scan_lesion"):
