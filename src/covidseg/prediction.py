@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from covidseg.data.scans import Scan, ScanSource, read_scan, write_mask
 from covidseg.errors import BadInput, EnvironmentFault
@@ -288,12 +287,11 @@ def _fingerprint(scan: Scan) -> str:
 @contextmanager
 def _memory_faults() -> Iterator[None]:
     """Running out of memory, on the device or beside it, as one line with a remedy."""
-    remedy = "inference.batch_size=1, inference.whole=false, device=cpu, or a machine with more"
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise EnvironmentFault("memory", "is not enough for this scan", remedy) from error
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):  # how torch words it on a CPU
+    except (MemoryError, RuntimeError) as error:
+        texts = ("allocate memory", "out of memory")  # how torch and ITK word it
+        if isinstance(error, RuntimeError) and not any(text in str(error).lower() for text in texts):
             raise
+        remedy = "inference.batch_size=1, inference.whole=false, device=cpu, or a machine with more"
         raise EnvironmentFault("memory", "is not enough for this scan", remedy) from error

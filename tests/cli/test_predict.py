@@ -1,6 +1,8 @@
 import csv
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -302,6 +304,83 @@ def test_outputs_never_meet_scans(run, write_scan, tmp_path, predict):
     status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "in/scan.nii.gz")
     assert status == 2 and "is a file -> give a folder" in err
     assert {path: sha256(path) for path in (tmp_path / "in").iterdir()} == hashes
+
+
+def test_a_fault_of_one_file_or_of_memory_does_not_stop_the_others(predict, run, write_scan, tmp_path, monkeypatch):
+    """One may not be read, one does not fit into memory: two masks, both in failures.csv, exit status 3."""
+    from covidseg import prediction
+
+    for name in ("a", "b", "c", "d", "e"):
+        write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
+    faults = {"a.nii.gz": PermissionError(errno.EACCES, "Permission denied"), "c.nii.gz": MemoryError()}
+    faults["d.nii.gz"] = RuntimeError("CUDA error: out of memory")
+    read, open_file = prediction.read_scan, os.open
+
+    def read_scan(path, **options):
+        if path.name in ("c.nii.gz", "d.nii.gz"):
+            raise faults[path.name]
+        return read(path, **options)
+
+    def os_open(path, *arguments, **options):
+        if os.path.basename(path) == "a.nii.gz":
+            raise faults["a.nii.gz"]
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(prediction, "read_scan", read_scan)
+    monkeypatch.setattr(os, "open", os_open)
+    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "out")
+    assert status == 3 and "3 of 5 scans were refused" in err and err.count("\n") == 1
+    refused = {row["case"]: row["error"] for row in _rows(tmp_path / "out/failures.csv")}
+    assert list(refused) == ["a", "c", "d"]
+    assert "a.nii.gz: permission denied" in refused["a"] and "memory: is not enough" in refused["c"]
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["b", "e"]
+
+
+def test_a_fault_of_the_output_disk_ends_the_batch(predict, run, write_scan, tmp_path, monkeypatch):
+    """What was done before it is in the table."""
+    from covidseg import prediction
+
+    for name in ("a", "b", "c"):
+        write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
+    write = prediction.write_mask
+
+    def write_mask(path, *arguments, **options):
+        if path.name.startswith("b"):
+            raise OSError(errno.EIO, "Input/output error")
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(prediction, "write_mask", write_mask)
+    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "out")
+    assert status == 3 and "out: cannot be written (Input/output error)" in err and err.count("\n") == 1
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["a"]
+    assert not (tmp_path / "out/c_lesion.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_call_that_is_ended_leaves_its_table(predict, run, write_scan, tmp_path, monkeypatch, signum, expected):
+    from covidseg import prediction
+
+    for name in ("a", "b", "c"):
+        write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
+    read = prediction.read_scan
+
+    def read_scan(path, **options):
+        if path.name == "b.nii.gz":
+            os.kill(os.getpid(), signum)
+        return read(path, **options)
+
+    options = {"run": run, "input": tmp_path / "in", "output": tmp_path / "out"}
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction, "read_scan", read_scan)
+        try:
+            status, _, err = predict(**options)
+            assert err.startswith("error: ") and err.count("\n") == 1
+        except KeyboardInterrupt:
+            status = 130
+    assert status == expected
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["a"]
+    status, out, err = predict(**options)
+    assert status == 0 and out.count("already there") == 1, err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

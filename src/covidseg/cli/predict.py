@@ -1,7 +1,10 @@
 """`python src/predict.py`: lung and lesion masks on a scan's own grid, with the clinical figures beside them."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -9,14 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from covidseg.cli.app import application
-from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
+from covidseg.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
 
 
 @application("predict")
 def main(cfg: DictConfig) -> None:
     """Segment every scan at `input`; a scan that is refused does not stop the others."""
     from covidseg.data.scans import find_scans
-    from covidseg.prediction import FAILURES, Predictor
+    from covidseg.prediction import FAILURES, OutputFault, Predictor
     from covidseg.quantify import NOTICE
     from covidseg.segmenter import load
 
@@ -29,24 +32,30 @@ def main(cfg: DictConfig) -> None:
     predictor.check(sources)
 
     done, failures = [], {}
-    for number, source in enumerate(sources, start=1):
-        with window_progress(console) as bar:
-            try:
-                result = predictor.run(source, bar)
-            except EnvironmentFault:  # the next scan would meet it too
-                raise
-            except Exception as error:
-                if len(sources) == 1 or cfg.debug:
+    with terminable():
+        try:
+            for number, source in enumerate(sources, start=1):
+                try:
+                    with window_progress(console) as bar:
+                        result = predictor.run(source, bar)
+                except OutputFault:  # the next scan would meet it too
                     raise
-                failures[source.id] = error if isinstance(error, CovidSegError) else _unexpected(source.id, error)
-        if source.id in failures:
-            console.print(f"{number}/{len(sources)} {failures[source.id]}", style="red")
-        else:
-            done.append(result)
-            console.print(f"{number}/{len(sources)} {result.case}: {_line(result)}")
-            for note in result.notes:
-                console.print(f"    note: {note}")
-    predictor.finish(failures)
+                except Exception as error:
+                    if len(sources) == 1 or cfg.debug:
+                        raise
+                    failures[source.id] = _refusal(source.id, error)
+                    console.print(f"{number}/{len(sources)} {failures[source.id]}", style="red")
+                    continue
+                done.append(result)
+                console.print(f"{number}/{len(sources)} {result.case}: {_line(result)}")
+                for note in result.notes:
+                    console.print(f"    note: {note}")
+        except BaseException:
+            if done or failures:
+                with suppress(CovidSegError):  # what ended the call is the news
+                    predictor.finish(failures, complete=False)
+            raise
+        predictor.finish(failures)
 
     fresh = [result.seconds for result in done if not result.resumed]
     if fresh:
@@ -55,7 +64,9 @@ def main(cfg: DictConfig) -> None:
     console.print(NOTICE)
     if failures:
         wrong = f"{len(failures)} of {len(sources)} scans were refused"
-        raise BadInput("input", wrong, f"{FAILURES} in the output folder says why")
+        environment = any(isinstance(error, EnvironmentFault) for error in failures.values())
+        kind = EnvironmentFault if environment else BadInput
+        raise kind("input", wrong, f"{FAILURES} in the output folder says why")
 
 
 def inference_options(config: DictConfig) -> dict[str, Any]:
@@ -80,8 +91,39 @@ def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None
         yield update
 
 
-def _unexpected(case: str, error: Exception) -> CovidSegError:
-    """A bug of ours, which must not keep the other scans from being done."""
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where it arrives: past every `except Exception`, through every `finally`."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception, so that what was done can be written down; exit status 143."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
+        yield
+        return
+    asked = False
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:  # a scheduler that repeats it must not end the writing
+            asked = True
+            raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _Terminated:
+        wrong = "was ended by SIGTERM; what is done is in the output folder"
+        raise Interrupted("predict", wrong, "the same command goes on from there", signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refusal(case: str, error: Exception) -> CovidSegError:
+    """Why a scan was refused, without the traceback, whose frames would keep its voxels in memory."""
+    if isinstance(error, CovidSegError):
+        return type(error)(error.what, error.wrong, error.remedy)
+    # a bug of ours, which must not keep the other scans from being done
     return CovidSegError(case, f"failed with {type(error).__name__}: {error}", "run it alone with debug=true")
 
 

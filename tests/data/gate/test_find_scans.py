@@ -1,11 +1,12 @@
 """Which scans a path stands for."""
 
+import errno
 import os
 
 import pytest
 
 from covidseg.data.scans import find_scans, read_scan
-from covidseg.errors import BadInput
+from covidseg.errors import BadInput, EnvironmentFault
 
 
 def ids(found):
@@ -31,6 +32,7 @@ def test_a_folder_of_both(tmp_path, make):
     found = find_scans(tmp_path)
     assert ids(found) == ["a", "b", "c", "d", "e"]
     assert found.ignored == 3  # cases.csv, d.raw and the hidden one
+    assert found.passed_over == 1  # deep
     assert sorted(ids(find_scans(tmp_path, recursive=True))) == list("abcdefg")
 
 
@@ -64,6 +66,30 @@ def test_what_cannot_be_opened_is_refused_alone(tmp_path, make):
         if source.id != "good":
             with pytest.raises(BadInput):
                 read_scan(source.path)
+
+
+def test_a_sub_folder_that_is_refused_is_refused_alone(tmp_path, make, monkeypatch):
+    """One that may not be listed, and one of slices beside a volume."""
+    make.nifti(tmp_path / "good.nii", make.ct())
+    (tmp_path / "closed").mkdir()
+    make.dicom(tmp_path / "mixed", make.ct())
+    make.nifti(tmp_path / "mixed/case.nii", make.ct())
+    list_folder = os.listdir
+
+    def listdir(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    found = {source.id: source for source in find_scans(tmp_path)}
+    assert list(found) == ["good", "closed", "mixed"]
+    with pytest.raises(EnvironmentFault, match="permission denied"):
+        read_scan(found["closed"].path)
+    with pytest.raises(BadInput, match="no DICOM file"):
+        read_scan(found["mixed"].path)
+    with pytest.raises(EnvironmentFault, match="permission denied"):
+        find_scans(tmp_path / "closed")
 
 
 def test_a_link_in_a_circle_ends(tmp_path, make):

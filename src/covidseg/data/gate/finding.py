@@ -1,11 +1,12 @@
 """Which scans a path stands for: one file, one DICOM folder, or a folder of either."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from covidseg.data.gate.names import is_litter, kind, listing, opened, shown, stem_of, suffix_of
-from covidseg.errors import BadInput, CovidSegError
+from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
 
 _SLICE_SUFFIXES = (".dcm", ".ima")
 
@@ -19,9 +20,13 @@ class ScanSource:
 
 
 class ScanSources(list[ScanSource]):
-    """Scans in order of their names; `ignored` counts hidden files and files of other kinds that stood among them."""
+    """Scans in order of their names; `ignored` counts hidden files and files of other kinds that stood among them.
+
+    `passed_over` counts the sub-folders that hold no DICOM slices and were not searched.
+    """
 
     ignored: int = 0
+    passed_over: int = 0
 
 
 def find(path: Path | str, recursive: bool) -> ScanSources:
@@ -54,23 +59,32 @@ def _source(path: Path) -> ScanSource:
 
 
 def _search(folder: Path, recursive: bool, found: ScanSources, depth: int = 0) -> Iterator[ScanSource]:
-    paths = listing(folder)
+    try:
+        paths = listing(folder)
+    except EnvironmentFault:
+        if depth == 0:
+            raise
+        yield _source(folder)
+        return
     visible = [path for path in paths if not is_litter(path.name)]
-    folders = [path for path in visible if path.is_dir()]
+    folders = [path for path in visible if os.path.isdir(path)]  # False, too, where that may not be looked up
     volumes = [path for path in visible if suffix_of(path) and path not in folders]
     others = [path for path in visible if path not in folders and path not in volumes]
-    found.ignored += len(paths) - len(visible)
     if any(_is_slice(path) for path in others):
-        if volumes:
+        if volumes and depth == 0:
             wrong = f"holds DICOM slices beside {shown(volumes[0])}"
             raise BadInput(shown(folder.absolute()), wrong, "give them separate folders")
         yield _source(folder)
     elif depth == 0 or recursive:
-        found.ignored += len(others)
+        found.ignored += len(paths) - len(visible) + len(others)
         yield from map(_source, volumes)
         for path in folders:
-            if not (recursive and path.is_symlink()):  # a link may lead round in a circle
+            if recursive and path.is_symlink():  # a link may lead round in a circle
+                found.passed_over += 1
+            else:
                 yield from _search(path, recursive, found, depth + 1)
+    else:
+        found.passed_over += 1
 
 
 def _is_slice(path: Path) -> bool:
