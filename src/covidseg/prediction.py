@@ -10,6 +10,7 @@ import csv
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,7 +50,8 @@ class Result:
 class Predictor:
     """Applies trained runs to scans, and keeps the books of one output folder.
 
-    `reading`: arguments of `read_scan`. Raises `BadInput` where two runs segment the same structure, where `output` is
+    `reading`: arguments of `read_scan`. Raises `BadInput` where two runs segment the same structure, for a
+    `consolidation_hu` that is no number, where `output` is
     no folder, where its manifest is damaged, or where it holds a table that no manifest tells to be this command's.
     """
 
@@ -62,6 +64,10 @@ class Predictor:
         overwrite: bool = False,
         reading: Mapping[str, Any] | None = None,
     ):
+        if not segmenters:
+            raise BadInput("run", "there is none", "give a run folder")
+        if type(consolidation_hu) not in (int, float) or not math.isfinite(consolidation_hu):
+            raise BadInput(f"consolidation_hu={consolidation_hu}", "is no number of HU", "consolidation_hu=-300")
         self.segmenters, self.output, self.overwrite = segmenters, Path(output), overwrite
         self.extension, self.consolidation_hu, self.reading = extension, consolidation_hu, reading or {}
         if extension not in EXTENSIONS:
@@ -87,9 +93,17 @@ class Predictor:
         if self.output.is_dir():
             sweep_temporaries(self.output)
 
-    def check(self, sources: Iterable[ScanSource]) -> None:
-        """Raise `BadInput`, before any work, where an output would overwrite a scan or leave the folder."""
+    def check(self, sources: Iterable[ScanSource], given: Path | None = None) -> None:
+        """Raise `BadInput`, before any work, where an output would overwrite a scan or leave the folder.
+
+        `given`: where the scans were found. Masks in there would be taken for scans when the same command goes on.
+        """
         sources, output = list(sources), self.output.resolve()
+        if given is not None and given.is_dir():
+            within = output.is_relative_to(given.resolve()) and self.reading.get("recursive", False)
+            if within or output == given.resolve():
+                wrong = "is the folder of the scans" if not within else "lies in the folder that is searched for scans"
+                raise BadInput(f"output={self.output.name}", wrong, "choose a folder beside it for the masks")
         scans = {source.path.resolve() for source in sources}
         for folder in scans:
             if folder.is_dir() and output.is_relative_to(folder):

@@ -299,8 +299,16 @@ def test_outputs_never_meet_scans(run, write_scan, tmp_path, predict):
     for name in ("scan", "scan_lesion"):
         write_scan(tmp_path / f"in/{name}.nii.gz")
     hashes = {path: sha256(path) for path in (tmp_path / "in").iterdir()}
-    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "in", overwrite="true")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/scan.nii.gz").symlink_to(tmp_path / "in/scan.nii.gz")
+    (tmp_path / "other/scan_lesion.nii.gz").symlink_to(tmp_path / "in/scan_lesion.nii.gz")
+    status, _, err = predict(run=run, input=tmp_path / "other", output=tmp_path / "in", overwrite="true")
     assert status == 2 and "is one of the scans, and would be overwritten" in err
+    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "other/../in", overwrite="true")
+    assert status == 2 and "output=in: is the folder of the scans" in err and err.count("\n") == 1
+    options = {"run": run, "input": tmp_path / "in", "output": tmp_path / "in/masks", "reading.recursive": "true"}
+    status, _, err = predict(**options)
+    assert status == 2 and "lies in the folder that is searched for scans" in err
     status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "in/scan.nii.gz")
     assert status == 2 and "is a file -> give a folder" in err
     assert {path: sha256(path) for path in (tmp_path / "in").iterdir()} == hashes
@@ -403,6 +411,18 @@ def test_no_mask_of_a_network_that_gives_nan(done, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.json", LOCK}
 
 
+def test_what_is_passed_over_is_said(predict, run, write_scan, tmp_path):
+    write_scan(tmp_path / "in/a.nii.gz")
+    options = {"run": run, "input": tmp_path / "in", "output": tmp_path / "out"}
+    assert "passed over" not in predict(**options)[1]
+    write_scan(tmp_path / "in/deep/b.nii.gz")
+    (tmp_path / "in/notes.txt").write_text("x")
+    (tmp_path / "in/.hidden").write_text("x")
+    assert "2 other files and 1 folder passed over (reading.recursive=true searches deeper)\n" in predict(**options)[1]
+    status, out, err = predict(**options, **{"reading.recursive": "true"})
+    assert status == 0 and "2 other files passed over\n" in out and "2/2 b" in out, err
+
+
 def test_mistakes_on_the_command_line_are_one_line(predict, run, write_scan, tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
     good = {"run": run, "input": tmp_path / "scan.nii.gz", "output": tmp_path / "out"}
@@ -413,10 +433,17 @@ def test_mistakes_on_the_command_line_are_one_line(predict, run, write_scan, tmp
         ({"checkpoint": "newest"}, "auto, last or best"),
         ({"inference.overlap": 1.5}, "inference: overlap 1.5"),
         ({"ouput": "x"}, "ouput"),
+        ({"consolidation_hu": "abc"}, "consolidation_hu=abc"),
+        ({"consolidation_hu": "nan"}, "consolidation_hu=nan"),
+        ({"run": "[]"}, "run: is empty"),
+        ({"input": "null"}, "input: is empty"),
+        ({"overwrite": "no"}, "overwrite=no: is neither true nor false"),
+        ({"inference.whole": "no"}, "inference.whole=no: is neither true nor false"),
     ):
         status, _, err = predict(**{**good, **wrong})
         assert status == 2, wrong
         assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

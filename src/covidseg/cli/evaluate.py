@@ -31,8 +31,6 @@ def main(cfg: DictConfig) -> None:
         raise BadInput("run", "give a run or a folder of predictions, one of the two", "run=... or predictions=...")
     if cfg.run is not None and "task" in cfg:
         raise BadInput("task", "is fixed by the run", "leave it out")
-    if not isinstance(cfg.overwrite, bool):
-        raise BadInput(f"overwrite={cfg.overwrite}", "is neither true nor false", "overwrite=true or overwrite=false")
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     if cfg.run is not None:
@@ -70,8 +68,10 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
 
     `folder` (the run's or the masks') holds the output where none was given.
     """
+    from covidseg.cli.predict import switch
     from covidseg.data.prepare import plain, prepare
 
+    overwrite = switch(cfg, "overwrite")
     if "data" in cfg:
         data, paths, fold = plain(cfg.data), cfg.paths, None
     else:
@@ -79,10 +79,10 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     if run is not None:
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
-        _refuse_output(Path(str(cfg.output)), data["root"], cfg.overwrite)
+        _refuse_output(Path(str(cfg.output)), data["root"], overwrite)
     dataset = prepare(data, paths)
     output = Path(str(cfg.output)) if cfg.output is not None else folder / "evaluation" / dataset.folder.name
-    _refuse_output(output, data["root"], cfg.overwrite)
+    _refuse_output(output, data["root"], overwrite)
     if run is not None and list(dataset.spacing_zyx) != list(data["spacing_zyx"]):
         wrong = f"was prepared at {dataset.spacing_zyx} mm, the run was trained at {tuple(data['spacing_zyx'])} mm"
         raise BadInput(dataset.folder.name, wrong, "prepare it again with the run's data.spacing_zyx")

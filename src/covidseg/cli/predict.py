@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,10 +27,18 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     reading = {key: value for key, value in OmegaConf.to_container(cfg.reading).items() if value is not None}
     runs = list(cfg.run) if isinstance(cfg.run, ListConfig) else [cfg.run]
-    sources = find_scans(cfg.input, recursive=cfg.reading.recursive)
-    segmenters = [load(run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference)) for run in runs]
-    predictor = Predictor(segmenters, cfg.output, cfg.extension, cfg.consolidation_hu, cfg.overwrite, reading)
-    predictor.check(sources)
+    if not runs or None in runs or None in (cfg.input, cfg.output):
+        option = next((name for name in ("input", "output") if cfg[name] is None), "run")
+        raise BadInput(option, "is empty", f"{option}=<{'run folder' if option == 'run' else 'path'}>")
+    overwrite, recursive = switch(cfg, "overwrite"), switch(cfg.reading, "recursive", "reading.recursive")
+    given = Path(str(cfg.input))
+    sources = find_scans(given, recursive=recursive)
+    inference = inference_options(cfg.inference)
+    segmenters = [load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs]
+    predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading)
+    predictor.check(sources, given)
+    if passed_over := _passed_over(sources, recursive):
+        console.print(passed_over)
 
     done, failures = [], {}
     with terminable():
@@ -72,7 +81,15 @@ def main(cfg: DictConfig) -> None:
 def inference_options(config: DictConfig) -> dict[str, Any]:
     """The `inference` section of a command as arguments of `covidseg.load`: what is null stays as in the run."""
     options = {key: value for key, value in config.items() if key != "whole" and value is not None}
-    return {**options, "roi_zyx": None} if config.whole else options
+    return {**options, "roi_zyx": None} if switch(config, "whole", "inference.whole") else options
+
+
+def switch(config: DictConfig, key: str, option: str = "") -> bool:
+    """A value that is true or false; any other word, `no` among them, would count as true."""
+    if not isinstance(config[key], bool):
+        wrong = "is neither true nor false"
+        raise BadInput(f"{option or key}={config[key]}", wrong, f"{option or key}=true or {option or key}=false")
+    return config[key]
 
 
 @contextmanager
@@ -89,6 +106,14 @@ def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None
 
     with bars:
         yield update
+
+
+def _passed_over(sources: Any, recursive: bool) -> str:
+    """What stood at `input` and is no scan, in one line; empty where there was nothing else."""
+    counts = ((sources.ignored, "other file"), (sources.passed_over, "folder"))
+    parts = [f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count]
+    deeper = " (reading.recursive=true searches deeper)" if sources.passed_over and not recursive else ""
+    return f"{' and '.join(parts)} passed over{deeper}" if parts else ""
 
 
 class _Terminated(KeyboardInterrupt):
