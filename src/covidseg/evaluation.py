@@ -9,6 +9,7 @@ import numpy as np
 import torch.distributed as dist
 from rich.table import Table
 
+from covidseg.data.datasets import case_id
 from covidseg.data.gate.names import is_litter, shown, stem_of, suffix_of
 from covidseg.data.store import PreparedCase
 from covidseg.errors import BadInput, CovidSegError
@@ -96,8 +97,9 @@ def evaluate_masks(
 ) -> list[dict[str, Any]]:
     """As `evaluate_cases`, for the binary masks in a folder, whoever made them; one structure after the other.
 
-    A mask is called `<case>_<structure>` or, where the task has one structure, `<case>`. Raises `BadInput` for a case
-    without a mask, for a mask of no case, and for one that does not lie on the scan's grid.
+    A mask is called `<case>_<structure>` or, where the task has one structure, `<case>`. Instead of the case's id it may
+    bear the name of its scan, as `predict` writes it (`my scan 1_lesion.nii.gz`). Raises `BadInput` for a case without a
+    mask, for a mask of no case, and for one that does not lie on the scan's grid.
     """
     from covidseg.data.scans import read_mask
 
@@ -121,11 +123,15 @@ def _find_masks(folder: Path, cases: Sequence[PreparedCase], task: Task) -> dict
             if twin := found.get(stem_of(path)):
                 raise BadInput(shown(path), f"is a second {shown(twin)}", "keep one of the two")
             found[stem_of(path)] = path
+    named: dict[str, list[Path]] = {}
+    for stem, path in found.items():
+        for name in _names(stem):
+            named.setdefault(name, []).append(path)
     files, missing = {}, []
     for case in cases:
         for name in task.structures:
             names = (f"{case.id}_{name}", *([case.id] if len(task.structures) == 1 else []))
-            there = [found[stem] for stem in names if stem in found]
+            there = [path for wanted in names for path in named.get(wanted, ())]
             if len(there) > 1:
                 raise BadInput(shown(there[0]), f"and {shown(there[1])} are both for case {case.id}", "keep one")
             if there:
@@ -137,10 +143,16 @@ def _find_masks(folder: Path, cases: Sequence[PreparedCase], task: Task) -> dict
         raise BadInput("predictions", f"{len(missing)} masks are missing: {some}", "a case without a mask has no score")
     known = {f"{case.id}_{name}" for case in cases for name in NAMES}
     used = set(files.values())
-    if extra := [path for stem, path in found.items() if path not in used and stem not in known]:
+    if extra := [path for stem, path in found.items() if path not in used and not known & _names(stem)]:
         some = ", ".join(map(shown, extra[:5])) + (", ..." if len(extra) > 5 else "")
         raise BadInput("predictions", f"{len(extra)} masks belong to no case: {some}", "remove them, or use sets=all")
     return files
+
+
+def _names(stem: str) -> set[str]:
+    """What a mask may be called for: its own name, and that of the case that a scan of this name became."""
+    scan, _, structure = stem.rpartition("_")
+    return {stem, case_id(stem), *([f"{case_id(scan)}_{structure}"] if scan and structure in NAMES else [])}
 
 
 def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

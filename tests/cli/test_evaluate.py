@@ -151,6 +151,24 @@ def test_missing_and_extra_masks_are_errors(evaluate, masks, data, tmp_path):
     assert status == 2 and "are both for case c3" in err
 
 
+def test_masks_are_found_under_the_names_of_the_scans(evaluate, masks, data, tmp_path):
+    """`predict` keeps the scan's name, a prepared case has a safe id."""
+    root = data["data.root"]
+    for folder in ("images", "lesions", "lungs"):
+        (root / folder / "c3.nii.gz").rename(root / folder / "my scan 1.nii.gz")
+    table = (root / "cases.csv").read_text()
+    (root / "cases.csv").write_text(table.replace("c3,pc3", "my scan 1,pc3"))
+    for name in ("lesion", "lung"):
+        (masks / f"c3_{name}.nii.gz").rename(masks / f"my scan 1_{name}.nii.gz")
+    options = {"predictions": masks, "task": "joint", "output": tmp_path / "out", **data}
+    status, _, err = evaluate(**options)
+    assert status == 0, err
+    assert {row["case"] for row in _rows(tmp_path / "out/cases.csv")} == {"my_scan_1-ac6bc1b2", "c4", "c5"}
+    shutil.copy(masks / "my scan 1_lesion.nii.gz", masks / "my_scan_1-ac6bc1b2_lesion.nii.gz")
+    status, _, err = evaluate(**options)
+    assert status == 2 and "are both for case my_scan_1-ac6bc1b2" in err
+
+
 def test_a_mask_on_another_grid_is_refused(evaluate, masks, data, tmp_path):
     path = masks / "c3_lesion.nii.gz"
     image = sitk.ReadImage(str(path))
