@@ -97,9 +97,9 @@ def evaluate_masks(
 ) -> list[dict[str, Any]]:
     """As `evaluate_cases`, for the binary masks in a folder, whoever made them; one structure after the other.
 
-    A mask is called `<case>_<structure>` or, where the task has one structure, `<case>`. Instead of the case's id it may
-    bear the name of its scan, as `predict` writes it (`my scan 1_lesion.nii.gz`). Raises `BadInput` for a case without a
-    mask, for a mask of no case, and for one that does not lie on the scan's grid.
+    A mask is called `<case>_<structure>` or, where the task has one structure, `<case>`. Instead of the case's id it
+    may bear the name of its scan, as `predict` writes it (`my scan 1_lesion.nii.gz`). Raises `BadInput` for a case
+    without a mask, for a mask of no case, and for one that does not lie on the scan's grid.
     """
     from covidseg.data.scans import read_mask
 

@@ -120,6 +120,21 @@ def test_a_run_defaults_to_the_data_it_was_trained_on(evaluate, make_run, data):
     assert [row["case"] for row in _rows(folder / "cases.csv")] == ["c2"]
 
 
+def test_a_run_that_was_moved_finds_its_data_by_paths_data(evaluate, make_run, data, tmp_path):
+    """The data lay in the run's own paths.data, on a machine with other folders."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    data["data.root"] = data["data.root"].rename(there / "raw")
+    options = {key: f"'{value}'" if key == "data.root" else value for key, value in data.items() if key != "data"}
+    run = make_run("lesion", data="folder", **{**options, "paths.data": there})
+    there.rename(here)
+    status, _, err = evaluate(run=run, **{"paths.data": "null"})
+    assert status == 2 and "there is no such folder" in err
+    status, _, err = evaluate(run=run, **{"paths.data": here})
+    assert status == 0, err
+    assert (here / "prepared").is_dir() and not there.exists()
+
+
 def test_perfect_masks_score_one_and_the_healthy_case_is_counted(evaluate, masks, data, tmp_path):
     status, _, err = evaluate(predictions=masks, task="joint", output=tmp_path / "out", **data)
     assert status == 0, err

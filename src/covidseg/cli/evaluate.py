@@ -73,9 +73,13 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
 
     overwrite = switch(cfg, "overwrite")
     if "data" in cfg:
+        if cfg.paths.data is None:
+            cfg.paths.data = "data"
         data, paths, fold = plain(cfg.data), cfg.paths, None
     else:
         data, paths, fold = dict(run["data"]), run["paths"], run["fold"]
+        if cfg.paths.data is not None:
+            data, paths = _moved(data, str(paths["data"]), str(cfg.paths.data)), cfg.paths
     if run is not None:
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
@@ -87,6 +91,15 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
         wrong = f"was prepared at {dataset.spacing_zyx} mm, the run was trained at {tuple(data['spacing_zyx'])} mm"
         raise BadInput(dataset.folder.name, wrong, "prepare it again with the run's data.spacing_zyx")
     return dataset, fold, output
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """The run's data options where what lay in its `paths.data` lies in another one now; what is still there stays."""
+    if isinstance(node, Mapping):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, str) and node.startswith(f"{old}/") and not Path(node).exists():
+        return new + node.removeprefix(old)
+    return node
 
 
 def _refuse_output(output: Path, root: object, overwrite: bool) -> None:
