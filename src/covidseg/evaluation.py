@@ -11,7 +11,7 @@ from rich.table import Table
 
 from covidseg.data.datasets import case_id
 from covidseg.data.gate.names import is_litter, shown, stem_of, suffix_of
-from covidseg.data.store import PreparedCase
+from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import write_csv, write_json
 from covidseg.metrics import METRICS, case_metrics, summarise
@@ -153,6 +153,38 @@ def _names(stem: str) -> set[str]:
     """What a mask may be called for: its own name, and that of the case that a scan of this name became."""
     scan, _, structure = stem.rpartition("_")
     return {stem, case_id(stem), *([f"{case_id(scan)}_{structure}"] if scan and structure in NAMES else [])}
+
+
+def seen_in_training(
+    sets: Mapping[str, Sequence[PreparedCase]], scored: PreparedDataset, training: PreparedDataset, fold: int | None
+) -> dict[str, list[str]]:
+    """{"train": ids, "validation": ids} of the cases a run has learned from, or was chosen by, and yet is scored on.
+
+    `training`, `fold`: what the run was trained on. A scan is known again by the content of its file, or by its voxels
+    once they are prepared, whatever it is called; within one data set a patient's other scans count, too. A case of
+    the set it was in then is left out: who asks for the training set means it.
+    """
+    split = training.split(fold)
+    side_of: dict[tuple[str, str], str] = {}
+    for side in ("validation", "train"):
+        for case in (training.cases[id_] for id_ in getattr(split, side)):
+            side_of.update(dict.fromkeys(_marks(case, training), side))
+    seen: dict[str, list[str]] = {"train": [], "validation": []}
+    for name, cases in sets.items():
+        for case in cases:
+            sides = {side_of[mark] for mark in _marks(case, scored) if mark in side_of}
+            if "train" in sides and name != "train":
+                seen["train"].append(case.id)
+            elif sides == {"validation"} and name not in ("train", "validation"):
+                seen["validation"].append(case.id)
+    return seen
+
+
+def _marks(case: PreparedCase, dataset: PreparedDataset) -> set[tuple[str, str]]:
+    """What makes a case the same as another: its scan's file, its prepared voxels, its patient in this data set."""
+    scan = list(case.info.get("sources", {}).values())[:1]  # the image comes first, then the masks
+    voxels, patient = case.info["sha256"]["image.npy"], f"patient in {dataset.name}-{dataset.hash}"
+    return {*(("file", digest) for digest in scan), ("voxels", voxels), (patient, case.patient)}
 
 
 def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -135,6 +135,34 @@ def test_a_run_that_was_moved_finds_its_data_by_paths_data(evaluate, make_run, d
     assert (here / "prepared").is_dir() and not there.exists()
 
 
+def test_cases_the_run_was_trained_on_are_called_by_name(evaluate, make_run, data, tmp_path):
+    """Other splits and other file names make test cases of training cases; their own split is silent."""
+    options = {key: f"'{value}'" if key == "data.root" else value for key, value in data.items() if key != "data"}
+    run = make_run("lesion", data="folder", **{**options, "paths.data": tmp_path / "data"})
+    status, _, err = evaluate(run=run)
+    assert status == 0 and "cannot be told (folder: the data set it was trained on is not here)" in err
+    (prepared,) = (tmp_path / "data/prepared").glob("folder-*")
+    index = json.loads((prepared / "dataset.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({"data": {key: index[key] for key in ("name", "hash")}}))
+    status, _, err = evaluate(run=run, sets="all")
+    assert (status, err) == (0, "")
+
+    root = data["data.root"]
+    for folder in ("images", "lesions", "lungs"):
+        (root / folder / "c0.nii.gz").rename(root / folder / "new.nii.gz")
+    image = sitk.ReadImage(str(root / "images/c1.nii.gz"))
+    (root / "images/c1.nii.gz").unlink()
+    sitk.WriteImage(image, str(root / "images/c1.nrrd"))  # another file, the same voxels
+    table = (root / "cases.csv").read_text().replace("c0,pc0,A,train", "new,pnew,A,test")
+    table = table.replace("c1,pc1,A,train", "c1,pc1,A,test").replace("c4,pc4,A,test", "c4,pc4,A,train")
+    (root / "cases.csv").write_text(table.replace("c2,pc2,A,validation", "c2,pc2,A,test"))
+    status, _, err = evaluate(run=run, output=tmp_path / "out", **data)
+    assert status == 0, err
+    assert "3 of 5 cases were part of its training (train: c1, new; validation: c2)" in err and err.count("\n") == 1
+    seen = json.loads((tmp_path / "out/metrics.json").read_text())["seen_in_training"]
+    assert seen == {"train": ["c1", "new"], "validation": ["c2"]}
+
+
 def test_perfect_masks_score_one_and_the_healthy_case_is_counted(evaluate, masks, data, tmp_path):
     status, _, err = evaluate(predictions=masks, task="joint", output=tmp_path / "out", **data)
     assert status == 0, err

@@ -1,9 +1,10 @@
 """`python src/evaluate.py`: scores of a run, or of a folder of masks, on the test sets of any data set."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from covidseg.cli.app import application
-from covidseg.errors import BadInput
+from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import read_json
 
 SETS = ("train", "validation", "test", "external")
@@ -38,10 +39,12 @@ def main(cfg: DictConfig) -> None:
         task, folder = segmenter.task, Path(cfg.run)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
         sets = _choose(dataset, fold, cfg.sets, task)
-        with case_progress(console, _annotated(sets, task.structures)) as progress:
+        scored = _annotated(sets, task.structures)
+        seen = _seen(scored, dataset, fold, segmenter, cfg)
+        with case_progress(console, scored) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
         source = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
-        source["inference"] = segmenter.inferer.settings
+        source |= {"inference": segmenter.inferer.settings, "seen_in_training": seen}
     else:
         if "task" not in cfg or "data" not in cfg:
             raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
@@ -91,6 +94,55 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
         wrong = f"was prepared at {dataset.spacing_zyx} mm, the run was trained at {tuple(data['spacing_zyx'])} mm"
         raise BadInput(dataset.folder.name, wrong, "prepare it again with the run's data.spacing_zyx")
     return dataset, fold, output
+
+
+def _seen(
+    sets: Mapping[str, list], dataset: Any, fold: int | None, segmenter: Any, cfg: DictConfig
+) -> dict[str, list[str]] | None:
+    """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
+    from covidseg.evaluation import seen_in_training
+
+    config = segmenter.config
+    training = _training_data(Path(str(cfg.run)), config, dataset, cfg.paths.data)
+    if training is not None and training.hash == dataset.hash and fold == config["fold"]:
+        return {"train": [], "validation": []}  # its own split
+    try:
+        if training is None:
+            raise BadInput(config["data"]["name"], "the data set it was trained on is not here")
+        seen = seen_in_training(sets, dataset, training, config["fold"])
+    except (CovidSegError, KeyError) as error:
+        wrong = f"whether it was trained on any of these cases cannot be told ({error})"
+        print(f"warning: {segmenter.name}: {wrong}", file=sys.stderr)
+        return None
+    if any(seen.values()):
+        first = {side: ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "") for side, cases in seen.items()}
+        some = "; ".join(f"{side}: {cases}" for side, cases in first.items() if cases)
+        counts = f"{sum(map(len, seen.values()))} of {sum(map(len, sets.values()))}"
+        wrong = f"{counts} cases were part of its training ({some})"
+        remedy = "their scores are too good; score a run on its own split by leaving out data=..."
+        print(f"warning: {segmenter.name}: {wrong} -> {remedy}", file=sys.stderr)
+    return seen
+
+
+def _training_data(run: Path, config: Mapping[str, Any], dataset: Any, data_dir: str | None) -> Any:
+    """The data set that the run's manifest names, where its prepared folder can still be found."""
+    from covidseg.data.store import PreparedDataset
+
+    try:
+        name, digest = (read_json(run / "manifest.json")["data"][key] for key in ("name", "hash"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    prepared = config["data"].get("prepared")
+    places = [dataset.folder, *([Path(prepared).expanduser()] if prepared else [])]
+    places += [
+        Path(str(place)) / "prepared" / f"{name}-{digest}" for place in (data_dir, config["paths"]["data"]) if place
+    ]
+    for place in places:
+        with suppress(CovidSegError, OSError):
+            found = PreparedDataset.open(place)
+            if (found.name, found.hash) == (name, digest):
+                return found
+    return None
 
 
 def _moved(node: Any, old: str, new: str) -> Any:
