@@ -29,6 +29,14 @@ def _block(z, y, x, shape=(6, 6, 6)):
     return mask
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 6), (6, 1, 6), (6, 6, 1), (4, 5, 6)])
+@pytest.mark.parametrize("axis", [0, 1, 2, (0, 1, 2)])
+def test_flipped_views_score_as_their_copies(shape, axis):
+    """Axes of length 1 among them, which numpy calls contiguous whatever their stride."""
+    pair = [np.flip(mask, axis) for mask in _masks(shape, threshold=0.3)]
+    assert case_metrics(*pair, SPACING, 1.0) == case_metrics(*(mask.copy() for mask in pair), SPACING, 1.0)
+
+
 def test_counts_and_ratios_by_hand():
     prediction, reference = _block((0, 2), (0, 2), (0, 4)), _block((0, 2), (0, 2), (0, 2))
     scores = case_metrics(prediction, reference, (2.0, 1.0, 0.5), 1.0)

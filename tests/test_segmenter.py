@@ -78,6 +78,11 @@ def test_window_options_of_the_run_and_of_the_caller(make_run):
         covidseg.load(run, device="tpu9")
 
 
+def test_a_short_absolute_path_is_shown_as_it_is():
+    with pytest.raises(BadInput, match=r"^run=/no/run: holds no config"):
+        covidseg.load("/no/run")
+
+
 def test_folders_that_are_no_run_are_refused(make_run, tmp_path):
     with pytest.raises(BadInput, match=r"holds no config\.yaml"):
         covidseg.load(tmp_path / "nowhere")

@@ -126,7 +126,8 @@ def _surface_metrics(
     from monai.metrics.utils import get_mask_edges  # a second of import
 
     box = union_box(prediction, reference, margin=1)  # most of a scan is neither: less memory, the same surfaces
-    pair = [np.ascontiguousarray(mask[box]) for mask in (prediction, reference)]
+    # copies: torch takes no negative strides, and numpy calls a flipped axis of one voxel contiguous
+    pair = [mask[box].copy() for mask in (prediction, reference)]
     with warnings.catch_warnings():  # of a deprecated argument that MONAI itself still passes
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
         # surface elements lie between voxels, each with the area (mm2) of the surface through its eight neighbours

@@ -83,6 +83,7 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     executed.
     """
     folder = RunFolder(run)
+    what = f"run={_name(folder)}"
     config = _plain_config(folder)
     try:
         task = Task.from_config(config["task"])
@@ -91,7 +92,7 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
         options = {**config["inference"], **inference}
         wanted = config["training"]["evaluate"] if checkpoint == "auto" else checkpoint
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"run={folder}", f"config.yaml is not that of a run ({error!r})", "train it again") from error
+        raise BadInput(what, f"config.yaml is not that of a run ({error!r})", "train it again") from error
     digest = _restore(network, folder, wanted)
 
     where = _device(device)
@@ -103,7 +104,12 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     except (TypeError, ValueError) as error:
         raise BadInput("inference", str(error)) from error
     network = network.to(where, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
-    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest)
+    return Segmenter(network, task, config, spacing, window, inferer, _name(folder), digest)
+
+
+def _name(folder: RunFolder) -> str:
+    """The last four parts of its path; of a shorter absolute one, the whole."""
+    return str(Path(*folder.path.parts[-4:]))
 
 
 def _device(name: str) -> torch.device:
@@ -119,10 +125,11 @@ def _device(name: str) -> torch.device:
 
 def _plain_config(folder: RunFolder) -> dict[str, Any]:
     """The run's configuration. It was saved resolved; an interpolation in it could only fetch what it should not."""
+    what = f"run={_name(folder)}"
     if (config := folder.config) is None:
-        raise BadInput(f"run={folder}", "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
+        raise BadInput(what, "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
     if _UNESCAPED.search(OmegaConf.to_yaml(config, resolve=False)):
-        raise BadInput(f"run={folder}", "config.yaml holds an interpolation (${...})", "restore the one training wrote")
+        raise BadInput(what, "config.yaml holds an interpolation (${...})", "restore the one training wrote")
     return OmegaConf.to_container(config)
 
 
