@@ -48,7 +48,7 @@ def read_scan(
     assume: Mapping[str, Any] | None = None,
     series_uid: str | None = None,
     recursive: bool = False,
-    option: str = "++reading.assume",
+    option: str = "reading.assume",
 ) -> Scan:
     """Read a CT from a NIfTI, MetaImage or NRRD file or from a folder of DICOM slices.
 

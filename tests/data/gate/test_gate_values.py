@@ -183,9 +183,9 @@ def test_b05_not_hu(how, tmp_path, make, refused):
     path = make.nifti(tmp_path / "scan.nii", NOT_HU[how](make.ct()))
     line = refused(path, "not Hounsfield units")
     assert "range" in line and "5/50/95%" in line
-    override = re.search(r"\+\+reading\.assume\.hu=true", line)[0]  # of predict.py, and it takes it
+    override = re.search(r"reading\.assume\.hu=true", line)[0]  # of predict.py, and it takes it
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        assert compose("predict", overrides=[override]).reading.assume == {"hu": True}
+        assert compose("predict", overrides=[override]).reading.assume.hu is True
     assert read_scan(path, assume={"hu": True}).voxels.dtype == np.int16
 
 

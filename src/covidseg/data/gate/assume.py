@@ -31,7 +31,7 @@ class Assume:
     @classmethod
     def of(cls, given: Mapping[str, Any] | None, option: str = "") -> Self:
         """From plain options; `BadInput` for a key or a value that means nothing."""
-        what, names = option.lstrip("+") or "assume", ", ".join(_OPTIONS)
+        what, names = option or "assume", ", ".join(_OPTIONS)
         if not isinstance(given, Mapping | None):
             raise BadInput(what, f"is {given!r}", f"give {{name: value}} with names out of {names}")
         given = {name: value for name, value in (given or {}).items() if value is not None}
