@@ -14,21 +14,12 @@ SPLITS = {"c0": "train", "c1": "train", "c2": "validation", "c3": "test", "c4": 
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys, tmp_path):
-    """Run the command in this process and in `tmp_path`; returns (exit status, stdout, stderr)."""
-    from covidseg.cli.evaluate import main
+def evaluate(in_process, tmp_path):
+    """`evaluate("data=folder", run=...)` -> (exit status, stdout, stderr) of the command in `tmp_path`."""
 
     def run(*arguments, **options):
         options = {"paths.data": tmp_path / "data", **options}
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, *(f"{k}={v}" for k, v in options.items())])
-        monkeypatch.chdir(tmp_path)
-        try:
-            main()
-            status = 0
-        except SystemExit as leave:
-            status = leave.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+        return in_process("evaluate", *arguments, *(f"{key}={value}" for key, value in options.items()))
 
     return run
 

@@ -21,22 +21,9 @@ from covidseg.segmenter import load
 
 
 @pytest.fixture
-def predict(monkeypatch, capsys):
-    """Run the command in this process; returns (exit status, stdout, stderr)."""
-    from covidseg.cli.predict import main
-
-    def run(**options):
-        arguments = [f"{key}={value}" for key, value in options.items()]
-        monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
-        try:
-            main()
-            status = 0
-        except SystemExit as leave:
-            status = leave.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+def predict(in_process):
+    """`predict(run=..., input=..., output=...)` -> (exit status, stdout, stderr) of the command in `tmp_path`."""
+    return lambda **options: in_process("predict", *(f"{key}={value}" for key, value in options.items()))
 
 
 @pytest.fixture

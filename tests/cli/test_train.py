@@ -11,22 +11,9 @@ from covidseg.runs import RunFolder
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, train_options):
-    """`command("seed=1")` -> (exit status, stdout, stderr) of `train.py` with the small data set, in this process."""
-    from covidseg.cli.train import main
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *train_options, *arguments])
-        monkeypatch.chdir(tmp_path)
-        try:
-            main()
-            status = 0
-        except SystemExit as leave:
-            status = leave.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+def command(in_process, train_options):
+    """`command("seed=1")` -> (exit status, stdout, stderr) of `train.py` with the small data set, in `tmp_path`."""
+    return lambda *arguments: in_process("train", *train_options, *arguments)
 
 
 def test_a_run_from_the_command_line_and_again(command, tmp_path):
