@@ -80,7 +80,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     def __str__(self) -> str:
-        return "/".join(self.path.parts[-4:])
+        """The last four parts of its path; of a shorter absolute one, the whole."""
+        return Path(*self.path.parts[-4:]).as_posix()
 
     @property
     def is_finished(self) -> bool:

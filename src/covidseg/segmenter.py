@@ -83,7 +83,7 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     executed.
     """
     folder = RunFolder(run)
-    what = f"run={_name(folder)}"
+    what = f"run={folder}"
     config = _plain_config(folder)
     try:
         task = Task.from_config(config["task"])
@@ -104,12 +104,7 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     except (TypeError, ValueError) as error:
         raise BadInput("inference", str(error)) from error
     network = network.to(where, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
-    return Segmenter(network, task, config, spacing, window, inferer, _name(folder), digest)
-
-
-def _name(folder: RunFolder) -> str:
-    """The last four parts of its path; of a shorter absolute one, the whole."""
-    return str(Path(*folder.path.parts[-4:]))
+    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest)
 
 
 def _device(name: str) -> torch.device:
@@ -125,7 +120,7 @@ def _device(name: str) -> torch.device:
 
 def _plain_config(folder: RunFolder) -> dict[str, Any]:
     """The run's configuration. It was saved resolved; an interpolation in it could only fetch what it should not."""
-    what = f"run={_name(folder)}"
+    what = f"run={folder}"
     if (config := folder.config) is None:
         raise BadInput(what, "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
     if _UNESCAPED.search(OmegaConf.to_yaml(config, resolve=False)):
