@@ -51,8 +51,8 @@ class Predictor:
     """Applies trained runs to scans, and keeps the books of one output folder.
 
     `reading`: arguments of `read_scan`. Raises `BadInput` where two runs segment the same structure, for a
-    `consolidation_hu` that is no number, where `output` is
-    no folder, where its manifest is damaged, or where it holds a table that no manifest tells to be this command's.
+    `consolidation_hu` that is no number, where `output` is no folder, where its manifest is damaged, or where it holds
+    a table that no manifest tells to be this command's.
     """
 
     def __init__(
