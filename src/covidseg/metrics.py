@@ -50,8 +50,8 @@ def case_metrics(
     if len(spacing) != 3 or not all(math.isfinite(step) and step > 0 for step in (*spacing, tolerance_mm)):
         raise ValueError(f"spacing_zyx {spacing} needs three positive numbers, tolerance_mm {tolerance_mm} one")
 
-    predicted, present = np.count_nonzero(prediction), np.count_nonzero(reference)
-    tp = np.count_nonzero(prediction & reference)
+    predicted, present = (int(np.count_nonzero(mask)) for mask in (prediction, reference))
+    tp = int(np.count_nonzero(prediction & reference))
     fp, fn = predicted - tp, present - tp
     values: dict[str, float | None] = dict.fromkeys(METRICS)
     if predicted or present:
