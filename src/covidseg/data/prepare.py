@@ -10,10 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from covidseg.build import instantiate
 from covidseg.data import building
 from covidseg.data.case import Order, build_case
 from covidseg.data.datasets import Listing, Source, parts
@@ -30,7 +29,6 @@ _CODE = [  # what decides a case's voxels
     *sorted((_HERE / "gate").glob("*.py")),
 ]
 _DISK = {getattr(errno, name) for name in ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST", "EIO")}
-_CONVERTERS = "covidseg.data.datasets."
 
 
 @dataclass
@@ -132,17 +130,7 @@ def _writing(home: Path) -> Iterator[None]:
 def listing(options: Mapping[str, Any]) -> Listing:
     """What the configured converter finds; ids that occur twice, or differ in case only, are refused."""
     source = options["source"]
-    if not str(source["_target_"]).startswith(_CONVERTERS):
-        raise BadInput("data.source._target_", f"{source['_target_']} is no converter", f"choose one of {_CONVERTERS}*")
-    try:
-        converter = instantiate(source, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, CovidSegError):
-            raise error.__cause__ from None
-        wrong = str(error.__cause__ or error).replace(".__init__()", "")
-        remedy = "conf/data shows what it takes; a recipe may hold options of another data set"
-        raise BadInput("data.source", wrong, remedy) from error
-    found: Listing = converter.listing()
+    found: Listing = instantiate(source, "data").listing()
     spelled: dict[str, list[Source]] = {}
     for case in found.cases:
         spelled.setdefault(case.id.casefold(), []).append(case)
