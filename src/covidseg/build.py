@@ -54,10 +54,11 @@ def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None
     return instantiate(config, "model", **own)
 
 
-def instantiate(config: Mapping[str, Any], group: str, **arguments: Any) -> Any:
+def instantiate(config: Mapping[str, Any], group: str, at: str = "", /, **arguments: Any) -> Any:
     """The object that `config` describes: the class `_target_` called with the other keys, inner objects first.
 
-    `group`: the config group that it belongs to, whose YAML files say which classes there are. `_partial_: true` gives
+    `group`: the config group that it belongs to, whose YAML files say which classes there are. `at`: how an error names
+    the place of the configuration's keys, as `data.source.`. `_partial_: true` gives
     `functools.partial` of the class. `arguments` come on top of the configuration's own. Raises `BadInput` when the
     group has no such class, when the class has no such argument, when a value is of another kind than the argument's
     default, or when the class refuses it.
@@ -67,7 +68,7 @@ def instantiate(config: Mapping[str, Any], group: str, **arguments: Any) -> Any:
     if "_target_" not in plain:
         raise BadInput(group, "its configuration names no class", f"choose one of conf/{group}")
     try:
-        return _make(plain, group, arguments)
+        return _make(plain, group, arguments, at)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise BadInput(plain["_target_"], " ".join(str(error).split()), "--help shows the options") from error
 

@@ -36,7 +36,7 @@ INSIGNIFICANT = {
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_CONFIG_BYTES = 1 << 20
-_SECTIONS = {"task": dict, "model": dict, "data": dict, "training": dict, "inference": dict}
+_SECTIONS = {f"{section}?": dict for section in ("task", "model", "data", "training", "inference", "trainer", "paths")}
 _STATUS = {
     "state": str,
     "step?": int,
@@ -46,15 +46,31 @@ _STATUS = {
     "pid?": int,
     "reason?": str,
 }
-_METRICS = {"sets": {...: {...: dict}}, "train?": {"seconds?": NUMBER, "steps?": int}}
+_SUMMARY = {"n?": int, "dice?": {"mean?": NUMBER, "n?": int}}
+_METRICS = {
+    "sets?": {...: {...: _SUMMARY}},
+    "train?": {"seconds?": NUMBER, "steps?": int},
+    "parameters?": int,
+    "multiply_adds?": int,
+}
 _MANIFEST = {
     "config_hash?": str,
-    "data?": {"name": _NAME, "hash": _NAME},
+    "data?": {"name?": _NAME, "hash?": _NAME},
     "cases?": {...: int},
     "left_out?": [str],
     "parameters?": int,
     "multiply_adds?": int,
-    "attempts": [{"started": str, "device?": str, "processes?": int, "precision?": str}],
+    "attempts?": [
+        {
+            "started?": str,
+            "device?": str,
+            "processes?": int,
+            "precision?": str,
+            "effective_batch_size?": int,
+            "git?": {"commit?": str, "dirty?": bool},
+            "versions?": {...: str},
+        }
+    ],
 }
 _OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")

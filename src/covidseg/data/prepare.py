@@ -57,8 +57,11 @@ class Outcome:
             raise BadInput("data", f"{wrong}{first.what}: {first.wrong}", remedy)
 
 
-def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> PreparedDataset:
+def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any], computing: bool = True) -> PreparedDataset:
     """The prepared data set of a `data` configuration, made first where it is not there.
+
+    `computing`: whether a data set that is computed, as the phantoms are, may be written where the configuration says;
+    no, where that came with a run.
 
     Safe to call from several processes at once: one works, the others wait and open. What a killed call finished is
     kept. `data.prepared` names a finished folder to be opened as it is, for machines without the scans.
@@ -66,7 +69,7 @@ def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> P
     options = plain(data)
     if options["prepared"]:
         return PreparedDataset.open(Path(str(options["prepared"])).expanduser())
-    outcome = run(options, Path(paths["data"]))
+    outcome = run(options, Path(paths["data"]), computing)
     outcome.complain(options["allow_refused"])
     return outcome.dataset
 
@@ -90,11 +93,11 @@ def check(options: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def run(options: Mapping[str, Any], data_dir: Path) -> Outcome:
+def run(options: Mapping[str, Any], data_dir: Path, computing: bool = True) -> Outcome:
     """Check, prepare and describe all cases; the data set in the outcome is None where cases were refused."""
     called = time.time()
     options = validated(options)
-    found = listing(options)
+    found = listing(options, computing)
     _divisible(found, options["splits"])
     home = data_dir / "prepared"
     with _writing(home):
@@ -127,10 +130,12 @@ def _writing(home: Path) -> Iterator[None]:
         raise EnvironmentFault(home.name, wrong, "choose another paths.data") from error
 
 
-def listing(options: Mapping[str, Any]) -> Listing:
+def listing(options: Mapping[str, Any], computing: bool = True) -> Listing:
     """What the configured converter finds; ids that occur twice, or differ in case only, are refused."""
-    source = options["source"]
-    found: Listing = instantiate(source, "data").listing()
+    converter = instantiate(options["source"], "data", "data.source.")
+    if computing and hasattr(converter, "compute"):
+        converter.compute()
+    found: Listing = converter.listing()
     spelled: dict[str, list[Source]] = {}
     for case in found.cases:
         spelled.setdefault(case.id.casefold(), []).append(case)

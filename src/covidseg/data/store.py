@@ -35,7 +35,7 @@ _INDEX = {
 _SIDES = {side: [str] for side in ("train", "validation", "test", "external")}
 _SPLITS = {"fixed": _SIDES, "folds": [_SIDES]}
 _THREE = [int, int, int]
-_INFO = {
+CASE = {  # of case.json
     "grid": {
         "native": {
             "shape_zyx": _THREE,
@@ -121,7 +121,7 @@ class PreparedCase:
             raise BadInput(f"case {self.id}", "case.json does not match its checksum", REBUILD)
         try:
             info = parse_json(content[:MAX_JSON_BYTES])
-            if wrong := mismatch(info, _INFO):
+            if wrong := mismatch(info, CASE):
                 raise ValueError(wrong)
             _require_grid(info)
         except ValueError as error:
