@@ -12,6 +12,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,8 +116,8 @@ def _check_kind(option: str, value: Any, default: Any) -> None:
 
 def admitted(group: str) -> frozenset[str]:
     """The classes that a configuration of the group may name: those that its YAML files name."""
-    folders = (CONF / group, *(place / group for place in own_configuration()))
-    files = [file for folder in folders for file in folder.rglob("*.yaml")]
+    folders = (CONF, *own_configuration())
+    files = [file for folder in folders for file in (folder / group).rglob("*.yaml")]
     return frozenset(name for file in files for name in _TARGET.findall(file.read_text(encoding="utf-8")))
 
 
@@ -138,10 +139,10 @@ def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
     """`conf/<group>/<name>.yaml` with its defaults list followed as Hydra does, `chosen` taking the place of
     defaults.
     """
-    names = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-    if name not in names:
-        raise BadInput(f"{group}={name}", "there is no such choice", _nearest(name, names))
-    config = OmegaConf.load(CONF / group / f"{name}.yaml")
+    files = _choices(group)
+    if name not in files:
+        raise BadInput(f"{group}={name}", "there is no such choice", _nearest(name, files))
+    config = OmegaConf.load(files[name])
     parts = []
     for entry in config.pop("defaults", ["_self_"]):
         if entry == "_self_":
@@ -154,9 +155,15 @@ def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
     return OmegaConf.merge(*parts)
 
 
+def _choices(group: str) -> dict[str, Path]:
+    """Name -> file of a config group's choices; the suite's own come first, as in Hydra's search path."""
+    folders = (CONF, *own_configuration())
+    files = [file for folder in folders[::-1] for file in sorted((folder / group).glob("*.yaml"))]
+    return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
+
+
 def _networks_with(slot: str) -> list[str]:
-    names = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-    return [name for name in names if slot in _compose("model", name, {})]
+    return [name for name in _choices("model") if slot in _compose("model", name, {})]
 
 
 def _check_option(name: str, config: DictConfig, key: str) -> None:

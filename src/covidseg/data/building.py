@@ -152,12 +152,21 @@ def finish(folder: Path, index: dict[str, Any], splits: Mapping[str, Any]) -> No
         row["sha256"] = sha256(folder / row["id"] / "case.json")
     content = {"splits.json": _text(splits), "dataset.json": _text(index)}
     digests = {name: hashlib.sha256(text).hexdigest() for name, text in content.items()}
-    if all((folder / name).is_file() and (folder / name).read_bytes() == text for name, text in content.items()):
+    standing = all((folder / name).is_file() and (folder / name).read_bytes() == text for name, text in content.items())
+    if standing and _marked(folder) == digests:
         return
     (folder / "dataset.json").unlink(missing_ok=True)
     write_bytes(folder / "splits.json", content["splits.json"])
     write_json(folder / MARKER, digests)
     write_bytes(folder / "dataset.json", content["dataset.json"])
+
+
+def _marked(folder: Path) -> Any:
+    """The checksums in the marker; None where it is damaged."""
+    try:
+        return read_json(folder / MARKER)
+    except (OSError, ValueError):
+        return None
 
 
 def _case_digests(folder: Path) -> dict[str, str]:

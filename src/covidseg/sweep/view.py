@@ -122,7 +122,7 @@ def dice_of(folder: RunFolder) -> str:
 
 
 def _scored_set(folder: RunFolder) -> dict[str, Any]:
-    sets = (folder.metrics or {}).get("sets", {})
+    sets = (folder.metrics or {}).get("sets") or {}
     return next((sets[name] for name in ("test", "validation", "external") if sets.get(name)), {})
 
 
