@@ -5,7 +5,7 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ import numpy as np
 
 from covidseg.data.gate.names import require_case_id
 from covidseg.data.grid import Grid
+from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
 from covidseg.files import MAX_JSON_BYTES, parse_json, read_json, sha256
 from covidseg.readback import NUMBER, mismatch
@@ -33,7 +34,7 @@ _INDEX = {
     "cases": [{"id": str, "patient": str, "site": str, "annotated": [set(LABELS)], "sha256": _SHA256}],
 }
 _SIDES = {side: [str] for side in ("train", "validation", "test", "external")}
-_SPLITS = {"fixed": _SIDES, "folds": [_SIDES]}
+_SPLITS = {"fixed": _SIDES, "folds": [_SIDES], "drawn?": [set(_SIDES)], "choosing?": [[str]]}
 _THREE = [int, int, int]
 CASE = {  # of case.json
     "grid": {
@@ -183,14 +184,23 @@ class PreparedDataset:
         }
         return cls(folder, index["name"], index["hash"], tuple(index["spacing_zyx"]), cases, splits)
 
-    def split(self, fold: int | None = None) -> Split:
-        """The fixed division (`fold=None`) or that of one fold, counted from 0."""
+    def split(self, fold: int | str | None = None, choosing: bool = False) -> Split:
+        """The fixed division (`fold=None`), that of one fold, counted from 0, or every case for training ("all").
+
+        A published fold is trained on as it was published; `choosing`: less the cases that its validation needs.
+        """
         if fold is None:
             return Split(**self.splits["fixed"])
+        if fold == ALL:
+            return Split(sorted(self.cases), [], [], [])
         folds = self.splits["folds"]
         if not 0 <= fold < len(folds):
             raise BadInput(f"fold={fold}", f"{self.name} has {len(folds)} folds, counted from 0", "see splits.json")
-        return Split(**folds[fold])
+        found, held_out = Split(**folds[fold]), self.splits.get("choosing") or []
+        if not (choosing and held_out):
+            return found
+        kept = [case for case in found.train if case not in held_out[fold]]
+        return replace(found, train=kept, validation=list(held_out[fold]))
 
 
 def _require_grid(info: Mapping[str, Any]) -> None:
@@ -236,7 +246,9 @@ def _require_ids(folder: Path, index: Mapping[str, Any], splits: Mapping[str, An
     ids = {require_case_id(row["id"]) for row in index["cases"]}
     if len(ids) != len(index["cases"]):
         raise BadInput(f"{folder.name}/dataset.json", "names a case twice", REBUILD)
-    for sides in (splits["fixed"], *splits["folds"]):
-        for case in (case for side in _SIDES for case in sides[side]):
-            if case not in ids:
-                raise BadInput(f"{folder.name}/splits.json", f"names {case!r}, and there is no such case", REBUILD)
+    divisions = [*(sides[side] for sides in (splits["fixed"], *splits["folds"]) for side in _SIDES)]
+    for case in (case for named in (*divisions, *(splits.get("choosing") or ())) for case in named):
+        if case not in ids:
+            raise BadInput(f"{folder.name}/splits.json", f"names {case!r}, and there is no such case", REBUILD)
+    if len(splits.get("choosing") or splits["folds"]) != len(splits["folds"]):
+        raise BadInput(f"{folder.name}/splits.json", "does not say for each fold what its validation needs", REBUILD)
