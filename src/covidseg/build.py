@@ -70,8 +70,10 @@ def instantiate(config: Mapping[str, Any], group: str, at: str = "", /, **argume
         raise BadInput(group, "its configuration names no class", f"choose one of conf/{group}")
     try:
         return _make(plain, group, arguments, at)
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise BadInput(plain["_target_"], " ".join(str(error).split()), "--help shows the options") from error
+    except ValueError as error:
+        raise BadInput(plain["_target_"], str(error)) from error
+    except (TypeError, OverflowError, RuntimeError) as error:
+        raise BadInput(at.rstrip(".") or group, " ".join(str(error).split()), "--help shows the options") from error
 
 
 def _make(node: Any, group: str, more: Mapping[str, Any] | None = None, path: str = "") -> Any:
