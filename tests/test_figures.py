@@ -159,3 +159,18 @@ def test_pyvista_draws_the_same_scene(ball):
     pytest.importorskip("pyvista", reason="the viz extra is not installed")
     picture = surfaces._render_with_pyvista(ball, (2.0, 2.0, 2.0), surfaces.VIEWS[0])
     assert picture is not None and has(picture, surfaces.COLOURS["lesion"], tolerance=0.3)
+
+
+def test_window_strip_shows_one_slice_at_several_levels_and_widths(tmp_path):
+    """Grey is (HU - level) / width + 1/2, cut off at black and white, whatever else the figure holds."""
+    plane = np.linspace(-1000, 400, 40 * 60).reshape(40, 60)
+    figure = figures.window_strip(plane, (1.0, 0.5), figures.WINDOWS)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "lung\nL -600, W 1500", "ground glass\nL -500, W 800", "mediastinum\nL 40, W 400", "training\nL -500, W 1500",
+    ]  # fmt: skip
+    for axes, (level, width) in zip(figure.axes, figures.WINDOWS.values(), strict=True):
+        (shown,) = axes.images
+        grey = shown.cmap(shown.norm(plane))[..., 0]
+        assert np.abs(grey - np.clip((plane - level) / width + 0.5, 0, 1)).max() < 1 / 255
+        assert axes.get_aspect() == 2.0
+    assert png.imread(figures.save(figure, tmp_path / "strip.png")).shape[1] > 4 * 300

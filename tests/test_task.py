@@ -91,7 +91,7 @@ def test_schedules_are_their_formulas():
 
 
 def test_the_paper_s_recipe_is_the_paper_s(train_config):
-    """Section IV-A, number by number."""
+    """Section IV-C, number by number."""
     cfg = train_config("recipe=paper", "training.patch_size_zyx=[64,128,128]")
     task = build_task(cfg, StopRequest())
     made = task.configure_optimizers()

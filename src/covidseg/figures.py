@@ -18,7 +18,13 @@ from covidseg.slices import Slice
 from covidseg.statistics import Comparison
 from covidseg.surfaces import COLOURS, VIEWS, render
 
-WINDOW_HU = (-1250.0, 250.0)  # of every CT slice shown: the paper's (III)
+WINDOW_HU = (-1250.0, 250.0)  # of every CT slice shown: the window that the networks see by default
+WINDOWS = {  # name -> (level, width) in HU, as viewers offer them; the last one is what the networks see
+    "lung": (-600.0, 1500.0),
+    "ground glass": (-500.0, 800.0),
+    "mediastinum": (40.0, 400.0),
+    "training": (sum(WINDOW_HU) / 2, WINDOW_HU[1] - WINDOW_HU[0]),
+}
 REFERENCE_COLOUR = "#ff2d20"  # red, as in the paper
 PREDICTION_COLOUR = "#19d3ff"
 INK, MUTED, RULE, FILL = "#1f2933", "#7b8794", "#d9dee3", "#dbe7f3"
@@ -81,6 +87,25 @@ def draw_slice(axes: Axes, kept: Slice) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def window_strip(
+    plane: np.ndarray, spacing_yx: tuple[float, float], windows: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """One slice (y, x) in HU at several settings of level and width, as in the paper's Fig. 1.
+
+    `windows`: name -> (level, width) in HU; what lies level - width / 2 and below is black, level + width / 2 and above
+    white. A border that one setting hides another shows: that is what the contrast branch of FV is to learn.
+    """
+    height = 2.6 * plane.shape[0] * spacing_yx[0] / (plane.shape[1] * spacing_yx[1])
+    figure = _figure(2.6 * len(windows), height + 0.5)
+    for position, (name, (level, width)) in enumerate(windows.items(), start=1):
+        axes = figure.add_subplot(1, len(windows), position)
+        low, high = level - width / 2, level + width / 2
+        axes.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=spacing_yx[0] / spacing_yx[1])
+        axes.set_title(f"{name}\nL {level:g}, W {width:g}", fontsize=9, color=INK)
+        axes.axis("off")
+    return figure
 
 
 def scores_figure(scores: Mapping[str, Sequence[float]], paper: Mapping[str, float], metric: str) -> Figure:

@@ -24,7 +24,7 @@ class NonFiniteLogits(CovidSegError):
 
 
 def normalise(image: Tensor, window: Sequence[float]) -> Tensor:
-    """HU of any dtype -> float32 in [0, 1]: clipped to `window` (low, high) and scaled (IV-A: -1250 to 250 HU)."""
+    """HU of any dtype -> float32 in [0, 1]: clipped to `window` (low, high) and scaled."""
     low, high = window
     return ((image.float() - low) / (high - low)).clamp_(0, 1)
 

@@ -1,4 +1,4 @@
-"""The training loss of section IV-A: soft Dice and cross-entropy, half and half."""
+"""The training loss of section IV-C: soft Dice and cross-entropy, half and half."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 
 class InverseTimeDecay:
-    """lr_t = lr_0 / (1 + rate t): what "learning rate decay of 1e-6" (IV-A) means in the frameworks of its time."""
+    """lr_t = lr_0 / (1 + rate t): what "learning rate decay of 1e-6" (IV-C) means in the frameworks of its time."""
 
     def __init__(self, rate: float):
         self.rate = rate

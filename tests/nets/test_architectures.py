@@ -211,12 +211,29 @@ def test_covidsegnet_alternatives():
     assert not any(isinstance(m, ResidualBlock) for m in plain.modules())
     projections = 64 + sum(2 * n * n for n in (64, 128, 256)) + 2 * (64 + 64 + 128 + 256)  # weights, batch norm
     assert count(meta("covidsegnet", variation="none", pyramid="none")) - count(plain) == projections
-    for wrong in ({"block": "dense"}, {"variation_position": "first"}, {"downsampling": "average"}):
+    for wrong in (
+        {"block": "dense"},
+        {"upsampling_kernel": 4},
+        {"variation_position": "first"},
+        {"downsampling": "average"},
+    ):
         with pytest.raises(BadInput, match=next(iter(wrong))):
             meta("covidsegnet", **wrong)
 
 
 @pytest.mark.parametrize("position", ["after_block", "after_down"])
+def test_the_deconvolution_may_overlap_and_still_doubles_the_size():
+    """Reading 22. In place of 8 C_in C_out weights a level has 27; nothing else changes, and any size is doubled."""
+    two, three = (build_network("covidsegnet", "none", "none", width=4, upsampling_kernel=kernel) for kernel in (2, 3))
+    weights = [sum(p.numel() for p in network.parameters()) for network in (two, three)]
+    assert weights[1] - weights[0] == (27 - 8) * (32 * 16 + 16 * 8 + 8 * 4)
+    assert two.state_dict().keys() == three.state_dict().keys()
+    x = torch.zeros(1, 1, 8, 16, 24)
+    assert three.eval()(x).shape == two.eval()(x).shape == (1, 2, 8, 16, 24)
+    up = three.decoder[0].up[0]
+    assert up(torch.zeros(1, 32, 3, 5, 2)).shape == (1, 16, 6, 10, 4)
+
+
 @pytest.mark.parametrize("downsampling", ["conv", "maxpool"])
 def test_covidsegnet_data_flow(position, downsampling):
     """The forward pass spelled out: block, variation, skip, down; or block, skip, down, variation."""

@@ -31,7 +31,7 @@ class Patch:
 
 
 class PatchSampler:
-    """Draws patches: uniform crops (IV-A), or with `foreground_probability` around a random voxel of a structure.
+    """Draws patches: uniform crops (IV-C), or with `foreground_probability` around a random voxel of a structure.
 
     Cases come in seeded random order, each once before any comes again, over all ranks together. `structures` are those
     that a foreground patch may be centred on; a case without any of them gives a uniform crop.

@@ -2,7 +2,7 @@
 
     E1-E3   residual block, FV block, skip; 3 x 3 x 3 stride-2 convolution that doubles the channels: 64, 128, 256, 512
     E4      PASPP
-    D3-D1   2 x 2 x 2 stride-2 deconvolution that halves the channels, concatenation with the skip, residual block
+    D3-D1   2 x 2 x 2 deconvolution of stride 2 that halves the channels, concatenation with the skip, residual block
     head    1 x 1 x 1 convolution to logits (the paper's sigmoid or softmax belongs to the loss)
 
 Without a pyramid E4 is a residual block, so that `variation=none, pyramid=none` is the UNet4 of Table II.
@@ -26,6 +26,7 @@ class COVIDSegNet(SegmentationNetwork):
     `variation_position`: the variation closes E1-E3 ("after_block", the text) or opens E2-E4 ("after_down", as those
     who rebuilt Fig. 2 placed it). `downsampling`: "conv", a 3 x 3 x 3 convolution of stride 2, or "maxpool" and then a
     1 x 1 x 1 convolution. `block`: "residual", or "plain" for the same two convolutions without the addition.
+    `upsampling_kernel`: 2, in which no two steps of the deconvolution overlap, or 3, as IV-C says of all layers.
     """
 
     stride = 8
@@ -40,6 +41,7 @@ class COVIDSegNet(SegmentationNetwork):
         variation_position: Literal["after_block", "after_down"] = "after_block",
         downsampling: Literal["conv", "maxpool"] = "conv",
         block: Literal["residual", "plain"] = "residual",
+        upsampling_kernel: Literal[2, 3] = 2,
         checkpoint_activations: bool = False,
     ):
         super().__init__(in_channels, out_channels, width, checkpoint_activations)
@@ -47,9 +49,10 @@ class COVIDSegNet(SegmentationNetwork):
             ("variation_position", variation_position, ("after_block", "after_down")),
             ("downsampling", downsampling, DOWNSAMPLING),
             ("block", block, BLOCKS),
+            ("upsampling_kernel", upsampling_kernel, (2, 3)),
         ):
             if value not in choices:
-                raise ValueError(f"{option} is one of {', '.join(choices)}, not {value!r}")
+                raise ValueError(f"{option} is one of {', '.join(map(str, choices))}, not {value!r}")
         *upper, bottom = widths = [width * 2**level for level in range(4)]
         closing, opening = (variation, nn.Identity) if variation_position == "after_block" else (nn.Identity, variation)
         make_block = BLOCKS[block]
@@ -60,7 +63,9 @@ class COVIDSegNet(SegmentationNetwork):
         self.after_down = nn.ModuleList(map(opening, widths[1:]))
         context = pyramid(bottom)
         self.context = make_block(bottom, bottom) if isinstance(context, nn.Identity) else context
-        self.decoder = nn.ModuleList(DecoderStage(2 * channels, channels, make_block) for channels in upper[::-1])
+        self.decoder = nn.ModuleList(
+            DecoderStage(2 * channels, channels, make_block, upsampling_kernel) for channels in upper[::-1]
+        )
         self.head = nn.Conv3d(width, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,10 +88,13 @@ class COVIDSegNet(SegmentationNetwork):
 class DecoderStage(nn.Module):
     """Deconvolution to the skip's size and channels, concatenation with it, a block back to its channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, make_block: Callable[[int, int], nn.Module]):
+    def __init__(self, in_channels: int, out_channels: int, make_block: Callable[[int, int], nn.Module], kernel: int):
         super().__init__()
+        overlap = kernel - 2  # of two steps; cut off at both ends, so that the size is exactly doubled
         self.up = nn.Sequential(
-            nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2, bias=False),
+            nn.ConvTranspose3d(
+                in_channels, out_channels, kernel, stride=2, padding=overlap, output_padding=overlap, bias=False
+            ),
             nn.BatchNorm3d(out_channels),
             nn.ReLU(inplace=True),
         )

@@ -10,7 +10,7 @@ from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.guard import Guarded, guarded
 from covidseg.tracking.wandb_run import WandbTracker
 
-_WINDOW_HU = (-1250.0, 250.0)  # the paper's (III), for display
+_WINDOW_HU = (-1250.0, 250.0)  # the window that the networks see by default, for display
 
 
 class SaveCurves(pl.Callback):
