@@ -93,11 +93,11 @@ def test_a_start_that_came_to_nothing_leaves_the_name_to_the_next(train_config):
 def test_secrets_do_not_reach_the_file(train_config, monkeypatch):
     monkeypatch.setenv("CANARY", "canary-in-the-environment")
     place = "paths.data=${oc.env:CANARY}/x"
-    cfg = train_config(place, "+logger.api_key=canary-in-a-key", "paths.experiments=${paths.data}/y")
+    cfg = train_config(place, "+logger.api_key=canary-in-a-key", "paths.results=${paths.data}/y")
     folder = RunFolder(run_dir(cfg))
     folder.claim(cfg)
     assert "canary" not in folder.config_path.read_text()
-    assert plain(cfg)["paths"]["experiments"] == "${oc.env:CANARY}/x/y"
+    assert plain(cfg)["paths"]["results"] == "${oc.env:CANARY}/x/y"
     assert OmegaConf.to_container(folder.config, resolve=True)["paths"]["data"] == "${oc.env:CANARY}/x"  # text
     assert folder.config_hash == config_hash(cfg)
 

@@ -11,6 +11,13 @@ CONF = ROOT / "conf"
 EXPERIMENTS = ROOT / "experiments"
 
 
+def row_folders(named: object = None) -> tuple[Path, ...]:
+    """Where the rows of the tables are defined: in the folder that is `named`, or else the suite's and one's own."""
+    if named is not None:
+        return (Path(str(named)).expanduser(),)
+    return (EXPERIMENTS, *(folder / EXPERIMENTS.name for folder in own_configuration()))
+
+
 def own_configuration() -> tuple[Path, ...]:
     """Where this machine's own YAML files lie: conf/local, and the folder that COVIDSEG_CONF names, if it does.
 

@@ -221,7 +221,6 @@ def test_covidsegnet_alternatives():
             meta("covidsegnet", **wrong)
 
 
-@pytest.mark.parametrize("position", ["after_block", "after_down"])
 def test_the_deconvolution_may_overlap_and_still_doubles_the_size():
     """Reading 22. In place of 8 C_in C_out weights a level has 27; nothing else changes, and any size is doubled."""
     two, three = (build_network("covidsegnet", "none", "none", width=4, upsampling_kernel=kernel) for kernel in (2, 3))
@@ -234,6 +233,7 @@ def test_the_deconvolution_may_overlap_and_still_doubles_the_size():
     assert up(torch.zeros(1, 32, 3, 5, 2)).shape == (1, 16, 6, 10, 4)
 
 
+@pytest.mark.parametrize("position", ["after_block", "after_down"])
 @pytest.mark.parametrize("downsampling", ["conv", "maxpool"])
 def test_covidsegnet_data_flow(position, downsampling):
     """The forward pass spelled out: block, variation, skip, down; or block, skip, down, variation."""

@@ -26,7 +26,7 @@ def test_a_whole_cross_validation_and_the_file_its_folds_are_from(write_run, tmp
     wanted = "2-fold cross-validation, published folds covid19_ct_seg_16train.json"
     assert told(tmp_path) == {("test", "lesion"): wanted}
     screen = StringIO()
-    folder = report.make_report("demo", tmp_path / "runs", tmp_path / "e", Console(file=screen, width=200))
+    folder = report.make_report("demo", tmp_path / "runs", tmp_path / "e", console=Console(file=screen, width=200))
     shown = wanted.replace("_", "\\_")
     assert f"Protocol: {shown}." in (folder / "table.md").read_text()
     for text in ((folder / "report.html").read_text(), screen.getvalue()):

@@ -42,8 +42,10 @@ def test_whole_report_of_a_partial_table(write_run, write_unfinished, rows_of, t
             write_run("table2", row, task, error=error, slices=True)
     write_unfinished("table2", "fv", "failed", reason="the loss is not a number")
     screen = StringIO()
-    folder = report.make_report("table2", tmp_path / "runs", experiments, Console(file=screen, width=100))
-    assert folder == experiments / "table2" / "results"
+    folder = report.make_report(
+        "table2", tmp_path / "runs", tmp_path / "out", [experiments], Console(file=screen, width=100)
+    )
+    assert folder == tmp_path / "out" / "table2" / "results"
     names = {"table.md", "table.tex", "table.csv", "cases.csv", "statistics.json", "report.html", "figures"}
     assert {path.name for path in folder.iterdir()} == names
     for text in ((folder / "table.md").read_text(), (folder / "report.html").read_text(), screen.getvalue()):
@@ -75,10 +77,10 @@ def test_whole_report_of_a_partial_table(write_run, write_unfinished, rows_of, t
 def test_report_again_is_the_same_and_drops_old_figures(write_run, rows_of, tmp_path):
     experiments = rows_of("table2", "unet4")
     write_run("table2", "unet4", slices=True)
-    folder = report.make_report("table2", tmp_path / "runs", experiments, Console(file=StringIO()))
+    folder = report.make_report("table2", tmp_path / "runs", tmp_path / "out", [experiments], Console(file=StringIO()))
     first = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     (folder / "figures" / "contours-lesion-gone.png").write_bytes(b"old")
-    report.make_report("table2", tmp_path / "runs", experiments, Console(file=StringIO()))
+    report.make_report("table2", tmp_path / "runs", tmp_path / "out", [experiments], Console(file=StringIO()))
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == first
     assert not (folder / "figures" / "contours-lesion-gone.png").exists()
 
@@ -86,7 +88,7 @@ def test_report_again_is_the_same_and_drops_old_figures(write_run, rows_of, tmp_
 def test_the_papers_impossible_cells_are_those_it_is_known_for(tmp_path):
     known = {"table1": {"fcn", "unet3d", "vnet"}, "table2": {"unet4", "cab", "resaspp"}}
     for table, rows in known.items():
-        results = report.collect(tmp_path / "runs" / table, EXPERIMENTS)
+        results = report.collect(tmp_path / "runs" / table, [EXPERIMENTS])
         assert set(paper_lawbreakers(results)) == {(row, "lung") for row in rows}
 
 
@@ -189,14 +191,14 @@ def test_states_of_runs_that_have_no_results(write_run, write_unfinished, tmp_pa
 def test_table_of_nothing_but_missing_runs(rows_of, tmp_path):
     experiments = rows_of("table2", "unet4", "fv")
     screen = StringIO()
-    report.make_report("table2", tmp_path / "runs", experiments, Console(file=screen, width=100))
+    report.make_report("table2", tmp_path / "runs", tmp_path / "out", [experiments], Console(file=screen, width=100))
     assert screen.getvalue().count("not started") == 4
 
 
 def test_unknown_table_is_one_line(write_run, tmp_path):
     write_run("demo", "small")
     with pytest.raises(BadInput, match="tables with runs: demo"):
-        report.collect(tmp_path / "runs" / "demmo", tmp_path / "experiments")
+        report.collect(tmp_path / "runs" / "demmo", [tmp_path / "experiments"])
 
 
 class Page(HTMLParser):
@@ -232,7 +234,9 @@ def test_hostile_names_are_inert_in_every_format(write_run, tmp_path, rows_of):
     status.mkdir()
     RunFolder(status).write_status("failed", reason='<img src=x onerror="alert(1)"> | [red]x[/red] & $1 \\input{x}')
     screen = StringIO()
-    out = report.make_report("demo", tmp_path / "runs", rows_of("demo"), Console(file=screen, width=200))
+    out = report.make_report(
+        "demo", tmp_path / "runs", tmp_path / "out", [rows_of("demo")], Console(file=screen, width=200)
+    )
     page = Page((out / "report.html").read_text())
     assert page.tags.count("script") == page.tags.count("iframe") == page.tags.count("link") == 0
     assert not any(re.match(r"on\w+=", value) for value in page.values)

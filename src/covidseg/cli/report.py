@@ -5,14 +5,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from covidseg.cli.app import application
+from covidseg.paths import row_folders
 
 
 @application("report")
 def main(cfg: DictConfig) -> None:
-    """Write experiments/<table>/results and print the table."""
+    """Write <paths.results>/<table>/results and print the table."""
     from covidseg.report import make_report  # matplotlib and scipy, which --help does not need
 
-    folder = make_report(str(cfg.table), Path(cfg.paths.runs), Path(cfg.paths.experiments))
+    rows = row_folders(cfg.paths.experiments)
+    folder = make_report(str(cfg.table), Path(cfg.paths.runs), Path(cfg.paths.results), rows)
     for written in (folder / "report.html", *sorted((folder / "figures").glob("contours*.png"))):
         print(written)
 

@@ -20,11 +20,20 @@ from covidseg.report.table import Block, blocks, paper_lawbreakers
 __all__ = ["TableResults", "collect", "make_report", "print_table", "summary_rows", "write"]
 
 
-def make_report(table: str, runs: Path | str, experiments: Path | str, console: Console | None = None) -> Path:
-    """Collect `runs/<table>`, write `experiments/<table>/results`, print the table; returns the results' folder."""
+def make_report(
+    table: str,
+    runs: Path | str,
+    results_root: Path | str,
+    experiments: Sequence[Path] = (),
+    console: Console | None = None,
+) -> Path:
+    """Collect `runs/<table>`, write `<results_root>/<table>/results`, print the table; returns the results' folder.
+
+    `experiments`: folders that define which rows the table should have (`paths.row_folders`).
+    """
     results = collect(Path(runs) / table, experiments)
     found = blocks(results)
-    folder = Path(experiments) / table / "results"
+    folder = Path(results_root) / table / "results"
     _write(results, found, folder)
     _print(results, found, console or Console())
     return folder

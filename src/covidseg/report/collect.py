@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -72,11 +72,11 @@ class TableResults:
         return [run for run in self.runs if run.state != "finished"]
 
 
-def collect(runs: Path | str, experiments: Path | str | None = None) -> TableResults:
+def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
     """Results of the table whose runs lie in the folder `runs` (`runs/table2`).
 
-    Expected are the rows of `experiments/<table>/*.yaml`, where there are any, with each task, seed and fold that any
-    row was run with. Raises `BadInput` where there is neither a run nor a row, or no run that is to be scored.
+    Expected are the rows that `<table>/*.yaml` in the folders `experiments` define, where there are any, with each
+    task, seed and fold that any row was run with. Raises `BadInput` where there is neither a run nor a row, or no run that is to be scored.
     """
     runs = Path(runs)
     table = runs.name
@@ -120,13 +120,10 @@ def paper_tables() -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("paper.yaml")))
 
 
-def _expected_rows(table: str, experiments: Path | str | None) -> list[str]:
+def _expected_rows(table: str, experiments: Sequence[Path]) -> list[str]:
     """The `row` of every YAML file of the table, which is also its file name unless it says otherwise."""
-    if experiments is None:
-        return []
-    return [
-        str(OmegaConf.load(file).get("row") or file.stem) for file in sorted((Path(experiments) / table).glob("*.yaml"))
-    ]
+    files = [file for folder in experiments for file in sorted((Path(folder) / table).glob("*.yaml"))]
+    return list(dict.fromkeys(str(OmegaConf.load(file).get("row") or file.stem) for file in files))
 
 
 def _run(folder: Path) -> Run | None:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from covidseg.errors import BadInput, CovidSegError
-from covidseg.paths import EXPERIMENTS
+from covidseg.paths import row_folders
 from covidseg.runs import NOT_SCORED
 from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
@@ -115,14 +115,15 @@ def _announce(rows: Sequence[Row], executor: Executor, view: View, runs: Path) -
 
 def _table(cfg: DictConfig, group: str, view: View) -> None:
     """Write and print the group's table if it is one of the experiments', and track it. A fault here loses no run."""
-    if not (EXPERIMENTS / group).is_dir():
+    if not any((folder / group).is_dir() for folder in row_folders(cfg.paths.experiments)):
         return
-    paths = [f"paths.{name}={cfg.paths[name]}" for name in ("runs", "experiments")]
+    named = {name: cfg.paths[name] for name in ("runs", "results", "experiments")}
+    paths = [f"paths.{name}={place}" for name, place in named.items() if place is not None]
     done = subprocess.run([sys.executable, "-m", "covidseg.cli.report", f"table={group}", *paths])
     if done.returncode:
         view.note(f"the table could not be written (exit status {done.returncode}): python src/report.py table={group}")
         return
-    results = Path(cfg.paths.experiments) / group / "results"
+    results = Path(cfg.paths.results) / group / "results"
     with open(results / "table.csv", newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
     summary = Path(cfg.hydra.sweep.dir) / group
