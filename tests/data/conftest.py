@@ -2,40 +2,13 @@
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
-IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+from volumes import small_chest, write_volume
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def write_volume(path, array, spacing_zyx=(8.0, 9.0, 9.0), direction=IDENTITY):
-    """Write an array with its grid in the format of the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing_zyx[::-1])
-    image.SetOrigin((-100.0, 50.0, 7.5))
-    image.SetDirection(direction)
-    sitk.WriteImage(image, str(path))
-
-
-def small_chest(seed, lesion=True):
-    """(HU, label map) of 16 x 28 x 32 voxels: a body with two lungs and one lesion."""
-    rng = np.random.default_rng(seed)
-    z, y, x = np.ogrid[:16, :28, :32]
-    body = ((y - 14) / 11) ** 2 + ((x - 16) / 14) ** 2 < 1
-    labels = np.zeros((16, 28, 32), np.uint8)
-    for centre in (10, 22):
-        labels[((z - 8) / 6.5) ** 2 + ((y - 14) / 7) ** 2 + ((x - centre) / 4.5) ** 2 < 1] = 1
-    if lesion:
-        middle = (8, 16 + seed % 3, 10)
-        spot = sum((axis - at) ** 2 for axis, at in zip((z, y, x), middle, strict=True)) < 9
-        labels[spot & (labels == 1)] = 2
-    hu = np.choose(labels, [np.where(body, 40, -1000), -850, -400]) + rng.normal(0, 30, labels.shape)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), labels
 
 
 @pytest.fixture(name="write_volume")
