@@ -1,0 +1,23 @@
+"""One folder per document, in which its commands run in its order."""
+
+import pytest
+
+import workspace
+
+
+@pytest.fixture(scope="session")
+def public_data(tmp_path_factory):
+    return workspace.public_data(tmp_path_factory.mktemp("public"))
+
+
+@pytest.fixture(scope="session")
+def workspaces(tmp_path_factory, public_data):
+    """`workspaces("README.md")` -> the folder of that document; the same one whenever it is asked for."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = workspace.Workspace(tmp_path_factory.mktemp("reader"), public_data)
+        return made[name]
+
+    return of
