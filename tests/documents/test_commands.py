@@ -7,7 +7,6 @@ command in a document is run without a change here.
 
 import csv
 import re
-import shlex
 from dataclasses import replace
 
 import pytest
@@ -16,6 +15,7 @@ import SimpleITK as sitk
 from covidseg.files import read_json
 from covidseg.paths import ROOT
 from documents import all_commands
+from reading import ROWS, TWO_FOLDS, Call
 
 # What cannot run in a test, and why or what runs it instead.
 EXCUSED = {
@@ -31,91 +31,10 @@ EXCUSED = {
     "git lfs pull": "belongs to somebody else's repository of scans",
 }
 
-# What a reader fills in, and the document ("" for all of them) in which it means that.
-FILLED_IN = [
-    ("README.md", "<run folder>", "runs/mine/covidsegnet-fv-paspp/lesion/seed0"),
-    ("docs/how-to.md", "<run folder>", "runs/train/paspp_outputs/lesion/seed0"),
-    ("", "=/data/", "="),
-    ("", "<command> ...", "status"),
-    ("", "<command>", "status"),
-    ("", "SUITE", "networks"),
-    ("", "model=<name>", "model=unet3d"),
-]
-
-# Seconds instead of days, as single values: a recipe that the command itself names stays what it is.
-SMALL = [
-    "trainer=cpu", "logger=csv", "model.width=2", "training.patch_size_zyx=[16,16,16]", "training.max_steps=2",
-    "training.validate_every=2", "training.checkpoint_every=2", "training.log_every=1", "training.loader_threads=1",
-    "inference.roi_zyx=[32,48,48]", "data.spacing_zyx=[9,9,9]", "data.workers=0",
-]  # fmt: skip
-FEW_PHANTOMS = ["data.source.count=8", "data.source.shape_zyx=[34,48,48]"]
-ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
-TWO_FOLDS = "fold=0,1"
-NEED_OPTIONS = ("prepare", "evaluate", "predict", "benchmark")
 QUICK = ("prepare", "shell", "help")
 
 COMMANDS = [command for command in all_commands() if command.text not in EXCUSED]
 OWN_FOLDER = ("README.md", "docs/getting-started.md", "docs/how-to.md")  # the other documents share one
-
-
-class Call:
-    """A command with its holes filled in: which program it starts, with which options, and how it is made small."""
-
-    def __init__(self, command):
-        self.text = re.sub(r"\s+#.*", "", command.text)
-        for document, hole, value in FILLED_IN:
-            if document in ("", command.document):
-                self.text = self.text.replace(hole, value)
-        if re.match(r"\w+\.py ", self.text):
-            self.text = f"python src/{self.text}"
-        words = shlex.split(self.text)
-        script = re.search(r"src/(\w+)\.py|covidseg\.cli\.(\w+)|^covidseg (\w+)", self.text)
-        made = words[1] if words[0] == "make" else ""
-        self.program = next(filter(None, script.groups())) if script else "shell"
-        self.options = [word for word in words if "=" in word and not word.startswith("ARGS=")]
-        self.args = None
-        if made.startswith("sweep-"):
-            self.args = " ".join(word.removeprefix("ARGS=") for word in words if word.startswith("ARGS="))
-            self.program, self.options = "train", [*shlex.split(self.args), f"sweep={made.removeprefix('sweep-')}"]
-        elif made in ("demo", "status"):
-            self.program = made
-        bare = script and words[-1].endswith((".py", f".{self.program}"))
-        if "--help" in words or (bare and self.program in NEED_OPTIONS):  # a script by its name alone
-            self.program = "help"
-
-    def option(self, name, default=None):
-        values = [option.removeprefix(f"{name}=") for option in self.options if option.startswith(f"{name}=")]
-        return values[-1] if values else default
-
-    @property
-    def appended(self):
-        """What makes the command one of seconds."""
-        if self.program == "help":
-            return [] if "--help" in self.text else ["--help"]
-        if self.program in ("evaluate", "predict"):
-            return ["device=cpu", *(["data.workers=0"] if self.option("data") else [])]
-        if self.program == "prepare":
-            return ["data.workers=0"]
-        if self.program not in ("train", "baseline"):
-            return []
-        small = [*SMALL, *(FEW_PHANTOMS if self.option("data", "phantom") == "phantom" else [])]
-        if self.option("trainer.devices"):
-            small.append("trainer.devices=2")
-        if sweep := self.option("sweep"):
-            small.append("hydra.launcher.slots=2")
-            if sweep in ROWS:
-                table, rows = ROWS[sweep]
-                small += [f"experiments/{table}={','.join(rows)}", "task=lesion", "seed=0"]
-            if self.option("data") == "covid19_ct_seg":
-                small.append(TWO_FOLDS)
-        return small
-
-    @property
-    def line(self):
-        """What the shell gets."""
-        if self.args is not None:
-            return f"{self.text} ARGS={shlex.quote(' '.join([self.args, *self.appended]))}"
-        return " ".join([self.text, *map(shlex.quote, self.appended)])
 
 
 def folder_of(command):
@@ -149,21 +68,24 @@ def test_command(command, workspaces):
     folder = workspaces(folder_of(command))
     for earlier in COMMANDS[: COMMANDS.index(command)]:
         if folder_of(earlier) == folder_of(command) and Call(earlier).program not in QUICK:
-            folder.once(Call(earlier).line)
+            for step in steps(earlier, folder):
+                folder.once(step.line)
     follow(command, folder)
 
 
-def follow(command, folder):
+def steps(command, folder):
+    """The command itself; of `make demo`, which takes no options, the commands that it prints."""
     call = Call(command)
-    if call.program == "demo":
-        printed = folder.run(f"{call.text} -n").out.splitlines()
-        assert len(printed) == 3
-        for line in printed:
-            follow(replace(command, text=line), folder)
-        return
-    done = folder.once(call.line)
-    assert done.status == 0, done.err or done.out
-    OUTCOMES[call.program](call, done, folder.root)
+    if call.program != "demo":
+        return [call]
+    return [Call(replace(command, text=line)) for line in folder.once(f"{call.text} -n").out.splitlines()]
+
+
+def follow(command, folder):
+    for step in steps(command, folder):
+        done = folder.once(step.line)
+        assert done.status == 0, done.err or done.out
+        OUTCOMES[step.program](step, done, folder.root)
 
 
 # What each program has to leave behind.
@@ -204,20 +126,23 @@ def swept(call, done, root):
     """All rows and folds are there and scored, and so is the table."""
     table, rows = ROWS.get(call.option("sweep"), ("demo", ["full", "unet4"]))
     folds = [0, 1] if TWO_FOLDS in call.appended else [None]
+    runs = root / call.option("paths.runs", "runs")
     assert f"{table}: all {len(rows) * len(folds)} runs are done" in done.out
     for row in rows:
         for fold in folds:
-            scored(root / f"runs/{table}/{row}/lesion" / ("seed0" if fold is None else f"seed0-fold{fold}"))
+            scored(runs / table / row / "lesion" / ("seed0" if fold is None else f"seed0-fold{fold}"))
     if table != "demo":  # its table is printed by a command of its own
         tabulated(root, table, rows)
 
 
 def tabulated(root, table, rows):
+    """The table has a score of each row, and stands in each of its forms."""
     results = root / "experiments" / table / "results"
     with open(results / "table.csv", newline="") as stream:
-        lines = [line for line in csv.DictReader(stream) if line["set"] == "test" and line["row"] in rows]
-    assert {line["row"] for line in lines} == set(rows)
-    assert all(int(line["n"]) >= 1 and 0 <= float(line["dice"]) <= 1 for line in lines if line["task"] == "lesion")
+        lines = [line for line in csv.DictReader(stream) if line["set"] == "test" and line["structure"] == "lesion"]
+    scores = {line["method"]: line for line in lines if line["method"] in rows}
+    assert set(scores) == set(rows)
+    assert all(int(line["dice_n"]) >= 1 and 0 <= float(line["dice_mean"]) <= 1 for line in scores.values())
     assert all((results / name).stat().st_size for name in ("table.md", "report.html", "statistics.json"))
 
 
