@@ -15,6 +15,7 @@ from torch import nn
 
 from covidseg.build import instantiate
 from covidseg.checkpoints import AtomicCheckpointIO
+from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
 from covidseg.inference import WindowInferer
 from covidseg.paths import CONF
@@ -55,8 +56,10 @@ def check(cfg: DictConfig) -> None:
     window = cfg.data.window
     if not _is_like(window, OmegaConf.create([0.0, 1.0])) or window[0] >= window[1]:
         raise BadInput(f"data.window={window}", "is no range of HU", "give [low,high], as [-1250,250]")
-    if cfg.fold is not None and not _is_like(cfg.fold, 0):
-        raise BadInput(f"fold={cfg.fold}", "is no fold", "use null, or 0, 1, 2, ...")
+    if cfg.fold not in (None, ALL) and not _is_like(cfg.fold, 0):
+        raise BadInput(f"fold={cfg.fold}", "is no fold", f"use null, {ALL}, or 0, 1, 2, ...")
+    if cfg.fold == ALL and training.evaluate == "best":
+        raise BadInput("training.evaluate=best", f"fold={ALL} keeps no case to choose by", "training.evaluate=last")
 
 
 def _is_like(value: Any, example: Any) -> bool:

@@ -156,15 +156,20 @@ def _names(stem: str) -> set[str]:
 
 
 def seen_in_training(
-    sets: Mapping[str, Sequence[PreparedCase]], scored: PreparedDataset, training: PreparedDataset, fold: int | None
+    sets: Mapping[str, Sequence[PreparedCase]],
+    scored: PreparedDataset,
+    training: PreparedDataset,
+    fold: int | str | None,
+    choosing: bool = False,
 ) -> dict[str, list[str]]:
     """{"train": ids, "validation": ids} of the cases a run has learned from, or was chosen by, and yet is scored on.
 
-    `training`, `fold`: what the run was trained on. A scan is known again by the content of its file, or by its voxels
-    once they are prepared, whatever it is called; within one data set a patient's other scans count, too. A case of
-    the set it was in then is left out: who asks for the training set means it.
+    `training`, `fold`, `choosing`: what the run was trained on, as for `PreparedDataset.split`. A scan is known again
+    by the content of its file, or by its voxels once they are prepared, whatever it is called; within one data set a
+    patient's other scans count, too. A case of the set it was in then is left out: who asks for the training set
+    means it.
     """
-    split = training.split(fold)
+    split = training.split(fold, choosing)
     side_of: dict[tuple[str, str], str] = {}
     for side in ("validation", "train"):
         for case in (training.cases[id_] for id_ in getattr(split, side)):

@@ -2,7 +2,7 @@
 
 runs/<name>/<row>/<task>/seed<k>[-fold<j>]/ holds config.yaml, manifest.json, status.json, checkpoints/, metrics.csv,
 cases.csv and metrics.json. A run is named, not dated: the same command finds the same folder, goes on where it stands,
-and does nothing once metrics.json, written last, is there.
+and does nothing once metrics.json, written last, is there with its scores.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from covidseg.data.splits import ALL
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import environment_faults, read_json, write_json, write_text
 from covidseg.paths import CONF
@@ -30,6 +31,12 @@ INSIGNIFICANT = {
     "training.prefetch", "training.log_every", "training.checkpoint_every", "training.channels_last",
     "training.compile", "model.checkpoint_activations", "inference.batch_size",
 }  # fmt: skip
+UNSCORED = (
+    "was trained, and nothing was scored: its data set has no test set -> cross-validate with fold=0, fold=1, ..., or "
+    "train on everything with fold=all"
+)
+NOT_SCORED = "trained, not scored"  # what `fold=all` asks for
+_RUN_NAME = re.compile(r"seed(\d+)(?:-fold(\d+|all))?")
 _OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
@@ -44,6 +51,14 @@ def run_dir(cfg: DictConfig) -> Path:
         if not _NAME.fullmatch(str(part)):
             raise BadInput(f"{option}={part}", "cannot name a folder", "use letters, digits, dot, dash and underscore")
     return Path(str(cfg.paths.runs)) / str(cfg.name) / str(row) / str(cfg.task.name) / last
+
+
+def run_identity(folder: Path) -> tuple[int, int | str | None] | None:
+    """(seed, fold) of a folder that is named as a run's; None for any other."""
+    if not (match := _RUN_NAME.fullmatch(folder.name)):
+        return None
+    fold = match[2]
+    return int(match[1]), int(fold) if fold and fold != ALL else fold
 
 
 def model_name(model: Mapping[str, Any]) -> str:
@@ -84,8 +99,28 @@ class RunFolder:
         return Path(*self.path.parts[-4:]).as_posix()
 
     @property
-    def is_finished(self) -> bool:
+    def has_results(self) -> bool:
+        """Whether the run wrote metrics.json, its last file. Whether there is a score in it is another question."""
         return (self.path / "metrics.json").exists()
+
+    @property
+    def asks_for_no_score(self) -> bool:
+        """Whether the run trains on every case, so that none is left to be scored on."""
+        return self.path.name.endswith(f"-fold{ALL}")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: there are results, with scores unless the run asked for none."""
+        if not self.has_results or self.asks_for_no_score:
+            return self.has_results
+        with suppress(OSError, ValueError, AttributeError):
+            return any(read_json(self.path / "metrics.json").get("sets", {}).values())
+        return False
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether it looks finished and is not: there are results without a score that was asked for."""
+        return self.has_results and not self.is_finished
 
     @property
     def status(self) -> dict[str, Any] | None:
@@ -111,7 +146,7 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """Whether something would be lost with the folder: a checkpoint, or results."""
-        return self.is_finished or any(self.checkpoints.glob("*.ckpt"))
+        return self.has_results or any(self.checkpoints.glob("*.ckpt"))
 
     def claim(self, cfg: DictConfig) -> None:
         """Write config.yaml, or raise `BadInput` with the differences where another configuration's run lies.

@@ -21,12 +21,13 @@ from covidseg.checkpoints import to_resume
 from covidseg.cli.evaluate import case_progress
 from covidseg.data.datamodule import CTDataModule
 from covidseg.data.prepare import prepare
+from covidseg.data.splits import ALL
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.evaluation import evaluate_cases, summarise_sets, summary_table, write_results
 from covidseg.nets.cost import network_cost
 from covidseg.progress import Pulse
-from covidseg.runs import RunFolder, config_hash, plain, run_dir
+from covidseg.runs import NOT_SCORED, RunFolder, config_hash, plain, run_dir
 from covidseg.segmenter import load
 from covidseg.signals import StopRequest, agreed
 from covidseg.slices import keeping_slices
@@ -59,12 +60,13 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
     dataset = _open_data(cfg)
     training = plain(cfg)["training"]
-    data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed)
-    if cfg.training.evaluate == "best" and not data.can_choose:
+    choosing = cfg.training.evaluate == "best"
+    data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed, choosing)
+    if choosing and not data.can_choose:
         wrong = f"no validation case of {dataset.name} has a {' or '.join(data.structures)} to be found"
-        raise BadInput("training.evaluate=best", wrong, "set it to last, or raise data.splits.validation_fraction")
-    if not any(data.sets.values()) and not processes.rank():
-        print(f"{folder}: {dataset.name} holds no case out of the training, so there will be no score")
+        raise BadInput("training.evaluate=best", wrong, _without_validation(cfg, data))
+    if cfg.fold == ALL and not processes.rank():
+        print(f"{folder}: {_everything(data)}")
     with stop.installed():
         checkpoint = _checkpoint(cfg, folder, task)
         loggers = tracking.make_loggers(cfg, folder)
@@ -92,16 +94,39 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
                 "multiply_adds": facts["multiply_adds"],
             }
             tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished")
+            if cfg.fold == ALL:
+                extra["not_scored"] = f"fold={ALL}: every case was trained on, and no score was asked for"
             metrics = write_results(folder.path, rows, extra)
             folder.write_status("finished", step=training["max_steps"])
-            Console(soft_wrap=True, highlight=False).print(summary_table(metrics["sets"]))
+            shown = f"{folder}: {NOT_SCORED}" if cfg.fold == ALL else summary_table(metrics["sets"])
+            Console(soft_wrap=True, highlight=False).print(shown)
             return metrics
+
+
+def _without_validation(cfg: DictConfig, data: CTDataModule) -> str:
+    """What to do where there is nothing to choose a checkpoint by."""
+    declared = data.sets["validation"] and cfg.fold is None and "validation" not in data.dataset.splits.get("drawn", ())
+    if declared:
+        return "set it to last, or declare other validation cases in cases.csv"
+    if cfg.fold is not None and data.dataset.splits.get("choosing"):
+        return "set it to last, or choose another data.splits.seed"
+    return "set it to last, or raise data.splits.validation_fraction"
+
+
+def _everything(data: CTDataModule) -> str:
+    """What `fold=all` means for these data, in one line."""
+    own = data.dataset.split()
+    others = [f"{len(cases)} {side}" for side, cases in vars(own).items() if side != "train" and cases]
+    among = f", among them its {' and '.join(others)} cases" if others else ""
+    count = f"{len(data.train_cases)} annotated of {len(data.dataset.cases)}"
+    return f"fold={ALL}: trained on all {count} cases of {data.dataset.name}{among}; no case is left to be scored on"
 
 
 def _open_data(cfg: DictConfig) -> PreparedDataset:
     if folder := processes.announced():
         return PreparedDataset.open(folder)
-    dataset = prepare(cfg.data, cfg.paths)
+    structures = list(cfg.task.structures)
+    dataset = prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, structures))
     processes.announce(str(Path(dataset.folder).absolute()))
     return dataset
 
@@ -159,6 +184,8 @@ def _record(
 
 def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: StopRequest) -> list[dict[str, Any]]:
     """Scores on the held-out sets with the weights that `training.evaluate` names, each case on one process."""
+    if not data.scored:
+        return []
     device = trainer.strategy.root_device
     segmenter = load(folder.path, device=str(device))
 
@@ -167,8 +194,7 @@ def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: 
             return np.zeros(case.grid.native.shape_zyx, np.uint8)
         return segmenter.segment_prepared(case)
 
-    sets = {name: data.sets[name] for name in ("test", "external") if data.sets[name]}
-    sets = sets or {"validation": data.sets["validation"]}
+    sets = {name: data.sets[name] for name in data.scored}
     console = Console(soft_wrap=True, highlight=False, quiet=processes.rank() > 0)
     with case_progress(console, sets) as progress:
         rows = evaluate_cases(

@@ -10,6 +10,8 @@ def main(cfg: DictConfig) -> None:
     """Fit the threshold on the training cases of `data`, score it where the networks are scored, write a run folder."""
     from covidseg.baseline import ThresholdBaseline
     from covidseg.data.prepare import prepare
+    from covidseg.data.protocol import Division
+    from covidseg.data.splits import ALL
     from covidseg.errors import BadInput
     from covidseg.evaluation import evaluate_cases, write_results
     from covidseg.runs import RunFolder, run_dir
@@ -19,15 +21,18 @@ def main(cfg: DictConfig) -> None:
     task = Task.from_config(cfg.task)
     if len(task.structures) != 1:
         raise BadInput(f"task={task.name}", "one threshold cannot segment two structures", "task=lesion or task=lung")
+    if cfg.fold == ALL:
+        raise BadInput(f"fold={ALL}", "a threshold is fitted to be scored", "leave it out, or fold=0, fold=1, ...")
     ((name, structure),) = task.structures.items()
     cfg.row = "threshold"
     folder = RunFolder(run_dir(cfg))
-    dataset = prepare(cfg.data, cfg.paths)
+    dataset = prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, [name]))
     split = dataset.split(cfg.fold)
     with folder.lock():
         training = [dataset.cases[case] for case in split.train if name in dataset.cases[case].annotated]
         baseline = ThresholdBaseline.fit(training, structure)
-        sets = {key: [dataset.cases[case] for case in getattr(split, key)] for key in ("test", "external")}
+        scored = Division.of_prepared(dataset).scored(cfg.fold, [name])
+        sets = {key: [dataset.cases[case] for case in getattr(split, key)] for key in scored}
         rows = evaluate_cases(keeping_slices(baseline.segment, folder.path, task, sets), sets, task)
         interval = {"low_hu": baseline.low, "high_hu": baseline.high}
         metrics = write_results(folder.path, rows, {"threshold": interval, "parameters": 2, "multiply_adds": 0})

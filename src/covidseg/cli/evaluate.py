@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         segmenter = load(cfg.run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
         task, folder = segmenter.task, Path(cfg.run)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
-        sets = _choose(dataset, fold, cfg.sets, task)
+        sets = _choose(dataset, fold, cfg.sets, task, _chooses(segmenter))
         scored = _annotated(sets, task.structures)
         seen = _seen(scored, dataset, fold, segmenter, cfg)
         with case_progress(console, scored) as progress:
@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> None:
     console.print(f"{count} cases, {seconds}{more}\n{output}", markup=False)
 
 
-def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tuple[Any, int | None, Path]:
+def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tuple[Any, int | str | None, Path]:
     """(data set, fold, output): the command's data, or else the run's own, at the voxel size the run was trained on.
 
     `folder` (the run's or the masks') holds the output where none was given.
@@ -97,7 +97,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
 
 
 def _seen(
-    sets: Mapping[str, list], dataset: Any, fold: int | None, segmenter: Any, cfg: DictConfig
+    sets: Mapping[str, list], dataset: Any, fold: int | str | None, segmenter: Any, cfg: DictConfig
 ) -> dict[str, list[str]] | None:
     """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
     from covidseg.evaluation import seen_in_training
@@ -109,7 +109,7 @@ def _seen(
     try:
         if training is None:
             raise BadInput(config["data"]["name"], "the data set it was trained on is not here")
-        seen = seen_in_training(sets, dataset, training, config["fold"])
+        seen = seen_in_training(sets, dataset, training, config["fold"], _chooses(segmenter))
     except (CovidSegError, KeyError) as error:
         wrong = f"whether it was trained on any of these cases cannot be told ({error})"
         print(f"warning: {segmenter.name}: {wrong}", file=sys.stderr)
@@ -175,15 +175,21 @@ def _made_here(metrics: Path) -> bool:
         return False
 
 
-def _choose(dataset: Any, fold: int | None, wanted: Any, task: Any) -> dict[str, list]:
+def _chooses(segmenter: Any) -> bool:
+    """Whether the run held cases out to choose its checkpoint by."""
+    return segmenter.config["training"]["evaluate"] == "best"
+
+
+def _choose(dataset: Any, fold: int | str | None, wanted: Any, task: Any, choosing: bool = False) -> dict[str, list]:
     """{set: cases} of the sets asked for that have any; `BadInput` where no case has a structure of the task."""
     names = list(wanted) if OmegaConf.is_list(wanted) else list(SETS) if wanted == "all" else [wanted]
     if unknown := [name for name in names if name not in SETS]:
         raise BadInput(f"sets={unknown[0]}", "there is no such set", f"{', '.join(SETS)}, or all")
-    split = dataset.split(fold)
+    split = dataset.split(fold, choosing)
     sets = {name: [dataset.cases[case] for case in getattr(split, name)] for name in names}
     if not any(sets.values()):
-        raise BadInput("sets", f"{dataset.name} has no case in {', '.join(names)}", "choose others with sets=...")
+        there = ",".join(name for name in SETS if getattr(split, name))
+        raise BadInput("sets", f"{dataset.name} has no case in {', '.join(names)}", f"choose others: sets=[{there}]")
     sets = {name: cases for name, cases in sets.items() if cases}
     if not any(_annotated(sets, task.structures).values()):
         wrong = f"nothing can be scored: no case in {', '.join(sets)} has {' or '.join(task.structures)} annotated"

@@ -8,6 +8,7 @@ import torch
 
 from covidseg.data.loader import PatchLoader
 from covidseg.data.patches import PatchSampler
+from covidseg.data.protocol import Division
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.errors import BadInput
 
@@ -16,20 +17,22 @@ class CTDataModule(pl.LightningDataModule):
     """Cases of a prepared data set, divided as its `splits.json` says.
 
     `structures` are what the task segments: a case is trained on only if all of them are annotated in it, since an
-    unannotated lesion would be taught as background; it is scored on those that are. `training` is the config section.
+    unannotated lesion would be taught as background; it is scored on those that are. `training` is the config section;
+    `choosing`: the run chooses its checkpoint, so a published fold has to give some of its training cases for that.
     """
 
     def __init__(
         self,
         dataset: PreparedDataset,
-        fold: int | None,
+        fold: int | str | None,
         structures: Sequence[str],
         training: Mapping[str, Any],
         seed: int,
+        choosing: bool = False,
     ):
         super().__init__()
         self.dataset, self.structures, self.training, self.seed = dataset, tuple(structures), training, seed
-        split = dataset.split(fold)
+        split = dataset.split(fold, choosing)
         cases = {
             name: [dataset.cases[case] for case in getattr(split, name)]
             for name in ("train", "validation", "test", "external")
@@ -46,6 +49,7 @@ class CTDataModule(pl.LightningDataModule):
             name: [case for case in cases[name] if set(self.structures) & set(case.annotated)]
             for name in ("validation", "test", "external")
         }
+        self.scored = Division.of_prepared(dataset).scored(fold, self.structures)  # the sets that give the scores
 
     @property
     def can_choose(self) -> bool:

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -20,7 +20,8 @@ from covidseg.data.datasets import Listing, Source, parts
 from covidseg.data.fingerprints import Fingerprints, code_digest, digest
 from covidseg.data.options import validated
 from covidseg.data.pool import default_workers, map_unordered, show_progress
-from covidseg.data.splits import Member, check_declared, make_splits, published_folds
+from covidseg.data.protocol import Division
+from covidseg.data.splits import RULES, Member, check_declared, make_splits, published_folds
 from covidseg.data.store import FORMAT, PreparedDataset
 from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
 
@@ -59,18 +60,35 @@ class Outcome:
             raise BadInput("data", f"{wrong}{first.what}: {first.wrong}", remedy)
 
 
-def prepare(data: Mapping[str, Any] | DictConfig, paths: Mapping[str, Any]) -> PreparedDataset:
+def prepare(
+    data: Mapping[str, Any] | DictConfig,
+    paths: Mapping[str, Any],
+    admit: Callable[[Division], None] = lambda division: None,
+) -> PreparedDataset:
     """The prepared data set of a `data` configuration, made first where it is not there.
 
     Safe to call from several processes at once: one works, the others wait and open. What a killed call finished is
     kept. `data.prepared` names a finished folder to be opened as it is, for machines without the scans.
+
+    `admit` may refuse how the data set is divided: before hours go into its cases, and again when they are known.
     """
     options = plain(data)
     if options["prepared"]:
-        return PreparedDataset.open(Path(str(options["prepared"])).expanduser())
-    outcome = run(options, Path(paths["data"]))
-    outcome.complain(options["allow_refused"])
-    return outcome.dataset
+        dataset = PreparedDataset.open(Path(str(options["prepared"])).expanduser())
+    else:
+        outcome = run(options, Path(paths["data"]), admit)
+        outcome.complain(options["allow_refused"])
+        dataset = outcome.dataset
+    admit(Division.of_prepared(dataset))
+    return dataset
+
+
+def division(options: Mapping[str, Any]) -> Division | None:
+    """How a data set is divided, no voxel read; None where that cannot be told before what is refused in it."""
+    if options["prepared"]:
+        return Division.of_prepared(PreparedDataset.open(Path(str(options["prepared"])).expanduser()))
+    options = validated(options)
+    return _divisible(listing(options), options)
 
 
 def plain(data: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
@@ -82,7 +100,7 @@ def check(options: Mapping[str, Any]) -> Outcome:
     """Read and check everything as `run` does, and write nothing."""
     options = validated(options)
     found = listing(options)
-    _divisible(found, options["splits"])
+    _divisible(found, options)
     infos, refused = build([_order(options, "", source, {}) for source in found.cases], options, "checking")
     outcome = Outcome(infos, [*found.refused, *refused], found.notes)
     if infos and (options["allow_refused"] or not outcome.refused):
@@ -92,12 +110,18 @@ def check(options: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def run(options: Mapping[str, Any], data_dir: Path) -> Outcome:
-    """Check, prepare and describe all cases; the data set in the outcome is None where cases were refused."""
+def run(
+    options: Mapping[str, Any], data_dir: Path, admit: Callable[[Division], None] = lambda division: None
+) -> Outcome:
+    """Check, prepare and describe all cases; the data set in the outcome is None where cases were refused.
+
+    `admit` may refuse how they are divided before any is read.
+    """
     called = time.time()
     options = validated(options)
     found = listing(options)
-    _divisible(found, options["splits"])
+    if foreseen := _divisible(found, options):
+        admit(foreseen)
     home = data_dir / "prepared"
     with _writing(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -155,16 +179,17 @@ def listing(options: Mapping[str, Any]) -> Listing:
     return found
 
 
-def _divisible(found: Listing, options: Mapping[str, Any]) -> None:
+def _divisible(found: Listing, options: Mapping[str, Any]) -> Division | None:
     """Refuse a division that cannot be made before hours go into its cases: sides, sites, patients, published folds.
 
-    Where cases are missing already, only what was declared is certain.
+    Where cases are missing already, only what was declared is certain, and there is no division yet.
     """
-    _require_sites(options["external_sites"], found)
+    _require_sites(options["splits"]["external_sites"], found)
     members = [Member(case.id, case.patient or case.id, case.site, case.declared) for case in found.cases]
-    check_declared(members, options["external_sites"])
-    if not found.refused:
-        make_splits(members, **_split_options(options))
+    check_declared(members, options["splits"]["external_sites"])
+    if found.refused:
+        return None
+    return Division.of_sources(options["name"], found.cases, _divide(members, options["splits"]))
 
 
 def _require_sites(external: Sequence[str], found: Listing) -> None:
@@ -191,7 +216,7 @@ def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path,
         "format": FORMAT,
         "cases": [[order.source.id, order.key, order.source.declared] for order in orders],
         "refused": [[name, str(error)] for name, error in refused],
-        "splits": {**options["splits"], "published": published_folds(options["splits"]["published"])},
+        "splits": {**options["splits"], "published": published_folds(options["splits"]["published"]), "rules": RULES},
     }
     folder = home / f"{options['name']}-{digest(decides)[:12]}"
     return folder, [replace(order, folder=folder) for order in orders], refused
@@ -271,11 +296,14 @@ def _split(infos: list[dict], declared: Mapping[str, str], options: Mapping[str,
         )
         for info in infos
     ]
-    return make_splits(members, **_split_options(options))
+    return _divide(members, options)
 
 
-def _split_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**options, "published": published_folds(options["published"])}
+def _divide(members: Sequence[Member], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of splits.json; `published`: the name of the file that the folds are from."""
+    file = options["published"]
+    made = make_splits(members, **{**options, "published": published_folds(file)})
+    return {**made, "published": file and Path(file).name}
 
 
 def _declared(cases: Iterable[Source]) -> dict[str, str]:

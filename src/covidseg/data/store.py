@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from covidseg.data.grid import Grid
+from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
 from covidseg.files import read_json, sha256
 
@@ -119,14 +120,23 @@ class PreparedDataset:
         }
         return cls(folder, index["name"], index["hash"], tuple(index["spacing_zyx"]), cases, splits)
 
-    def split(self, fold: int | None = None) -> Split:
-        """The fixed division (`fold=None`) or that of one fold, counted from 0."""
+    def split(self, fold: int | str | None = None, choosing: bool = False) -> Split:
+        """The fixed division (`fold=None`), that of one fold, counted from 0, or every case for training ("all").
+
+        A published fold is trained on as it was published; `choosing`: less the cases that its validation needs.
+        """
         if fold is None:
             return Split(**self.splits["fixed"])
+        if fold == ALL:
+            return Split(sorted(self.cases), [], [], [])
         folds = self.splits["folds"]
         if not 0 <= fold < len(folds):
             raise BadInput(f"fold={fold}", f"{self.name} has {len(folds)} folds, counted from 0", "see splits.json")
-        return Split(**folds[fold])
+        found, held_out = Split(**folds[fold]), self.splits.get("choosing") or []
+        if not (choosing and held_out):
+            return found
+        kept = [case for case in found.train if case not in held_out[fold]]
+        return replace(found, train=kept, validation=list(held_out[fold]))
 
 
 def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
