@@ -117,7 +117,7 @@ def _everything(data: CTDataModule) -> str:
     """What `fold=all` means for these data, in one line."""
     own = data.dataset.split()
     others = [f"{len(cases)} {side}" for side, cases in vars(own).items() if side != "train" and cases]
-    among = f", among them its {' and '.join(others)} cases" if others else ""
+    among = f", among them its {', '.join(others)} cases" if others else ""
     count = f"{len(data.train_cases)} annotated of {len(data.dataset.cases)}"
     return f"fold={ALL}: trained on all {count} cases of {data.dataset.name}{among}; no case is left to be scored on"
 
@@ -164,6 +164,7 @@ def _record(
         "config_hash": config_hash(cfg),
         "data": {"name": dataset.name, "hash": dataset.hash},
         "cases": {"train": len(data.train_cases), **{name: len(cases) for name, cases in data.sets.items()}},
+        "protocol": {**data.protocol, "evaluate": cfg.training.evaluate},
         "left_out": data.left_out,  # training cases without a mask of each structure
         "parameters": parameters,
         "multiply_adds": multiply_adds,

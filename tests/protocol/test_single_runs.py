@@ -96,7 +96,7 @@ def test_everything_includes_the_test_cases_of_data_that_have_some(command, writ
     data = [*data, "data.splits.external_sites=[B]", "data.splits.folds=0"]
     status, out, err = train(command, *data, "fold=all")
     assert status == 0, err
-    assert "all 5 annotated of 5 cases" in out and "1 validation and 1 test and 1 external cases" in out
+    assert "all 5 annotated of 5 cases" in out and "1 validation, 1 test, 1 external cases" in out
 
 
 def test_choosing_on_everything_is_refused_and_the_remedy_works(command, public):

@@ -49,6 +49,8 @@ def show(outcome: Outcome, console: Console) -> None:
         line += f" in {outcome.folder}"
     if outcome.sides:
         line += f": {split_sizes(outcome)}"
+        if outcome.folds and not outcome.sides["test"] + outcome.sides["external"]:
+            line += f"; no test set, {outcome.folds} folds for cross-validation"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

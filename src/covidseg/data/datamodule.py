@@ -49,7 +49,9 @@ class CTDataModule(pl.LightningDataModule):
             name: [case for case in cases[name] if set(self.structures) & set(case.annotated)]
             for name in ("validation", "test", "external")
         }
-        self.scored = Division.of_prepared(dataset).scored(fold, self.structures)  # the sets that give the scores
+        division = Division.of_prepared(dataset)
+        self.scored = division.scored(fold, self.structures)  # the sets that give the scores
+        self.protocol = division.protocol(fold, self.structures)
 
     @property
     def can_choose(self) -> bool:

@@ -44,6 +44,7 @@ class Outcome:
     dataset: PreparedDataset | None = None
     folder: Path | None = None
     sides: dict[str, list[str]] = field(default_factory=dict)  # of the fixed split, where it is known: case ids
+    folds: int = 0  # for cross-validation
 
     def complain(self, allow_refused: bool) -> None:
         """Raise for what was refused: an environment's fault always, a bad case unless that is allowed."""
@@ -106,7 +107,7 @@ def check(options: Mapping[str, Any]) -> Outcome:
     if infos and (options["allow_refused"] or not outcome.refused):
         splits = _split(infos, _declared(found.cases), options["splits"])
         outcome.notes += splits["notes"]
-        outcome.sides = splits["fixed"]
+        outcome.sides, outcome.folds = splits["fixed"], len(splits["folds"])
     return outcome
 
 
@@ -187,7 +188,7 @@ def _divisible(found: Listing, options: Mapping[str, Any]) -> Division | None:
     _require_sites(options["splits"]["external_sites"], found)
     members = [Member(case.id, case.patient or case.id, case.site, case.declared) for case in found.cases]
     check_declared(members, options["splits"]["external_sites"])
-    if found.refused:
+    if found.refused and not (options["allow_refused"] and found.cases):
         return None
     return Division.of_sources(options["name"], found.cases, _divide(members, options["splits"]))
 
@@ -262,7 +263,7 @@ def _fill(folder: Path, orders: list[Order], options: Mapping[str, Any], refused
         outcome.notes += splits["notes"]
         building.finish(folder, _index(folder, options, outcome, failed={**(known or {}), **dict(failed)}), splits)
         outcome.dataset = PreparedDataset.open(folder)
-        outcome.sides = splits["fixed"]
+        outcome.sides, outcome.folds = splits["fixed"], len(splits["folds"])
     return outcome
 
 
@@ -327,4 +328,4 @@ def opened(folder: Path, notes: Sequence[str] = ()) -> Outcome:
     dataset = PreparedDataset.open(folder)
     refused = list((building.refused_before(folder) or {}).items())
     infos = [case.info for case in dataset.cases.values()]
-    return Outcome(infos, refused, list(notes), dataset, folder, vars(dataset.split()))
+    return Outcome(infos, refused, list(notes), dataset, folder, vars(dataset.split()), len(dataset.splits["folds"]))

@@ -82,6 +82,31 @@ class Division:
         what = self.name if fold is None else f"{self.name}, fold={fold}"
         raise BadInput(what, f"has {lacks or 'no test set'}, so a run could not be scored", self.remedy(wanted))
 
+    def protocol(self, fold: int | str | None, structures: Iterable[str]) -> dict[str, Any]:
+        """How a run is scored, for its manifest: what the report says of it."""
+        wanted = set(structures)
+        scored = self.scored(fold, wanted)
+        fixed = self.splits["fixed"]
+        sides = self.splits["folds"][fold] if isinstance(fold, int) else fixed
+        return {
+            "fold": fold,
+            "folds": len(self.splits["folds"]),
+            "published": self.splits.get("published"),
+            "held_out": isinstance(fold, int) and sides["test"] != fixed["test"],  # its test set is the fold's own
+            "sets": {side: sum(1 for case in sides[side] if wanted & set(self.annotated[case])) for side in scored},
+        }
+
+    def needed(self, structures: Sequence[str]) -> list[int] | None:
+        """The folds that give every case a score; None where a run of no fold is scored. Raises as `require` does."""
+        folds = self.folds(structures)
+        try:
+            self.require(None, structures)
+        except BadInput:
+            if not folds:
+                raise
+            return folds
+        return None
+
     def remedy(self, structures: Iterable[str]) -> str:
         """What makes a run of these structures one that is scored, or one that asks for no score."""
         if folds := self.folds(structures):

@@ -88,10 +88,12 @@ def _statistics(results: TableResults, found: Sequence[Block]) -> dict[str, Any]
         "baseline": results.baseline,
         "finished": [run.name for run in results.finished],
         "unfinished": [{"run": run.name, "state": run.state, "reason": run.reason} for run in results.unfinished],
+        "not_scored": [run.name for run in results.not_scored],
         "sets": [
             {
                 "set": block.set,
                 "structure": block.structure,
+                "protocol": block.protocol,
                 "lines": [asdict(line) for line in block.lines],
                 "comparisons": {metric: [one.to_dict() for one in ones] for metric, ones in block.comparisons.items()},
             }

@@ -1,7 +1,6 @@
 """Reading a table's runs: which there are, which should be, what each scored. None is dropped without being named."""
 
 import csv
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,27 +9,27 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
 from covidseg.evaluation import COLUMNS
 from covidseg.files import read_json
-from covidseg.runs import RunFolder
+from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, run_identity
 
 STRUCTURES = ("lesion", "lung")
 THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with
 SETS = ("test", "external", "validation")
 METRICS = ("dice", "sensitivity", "precision", "nsd", "hd95_mm")
-_RUN_NAME = re.compile(r"seed(\d+)(?:-fold(\d+))?")
 _TEXT = {"case", "patient", "site", "set", "structure", "undefined"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, there or only expected. `state` is `finished` where there are results; `reason` says why not."""
+    """One run folder, there or only expected. `state` is `finished` where there are scores; `reason` says why not."""
 
     row: str
     task: str
     seed: int
-    fold: int | None
+    fold: int | str | None
     folder: Path
     state: str
     reason: str = ""
@@ -48,7 +47,7 @@ class TableResults:
     """A table's rows in the order they are shown, and every run that is there or missing.
 
     `paper[row][structure]` is the paper's (Dice, sensitivity, precision); `baseline` the row the others are compared
-    with.
+    with. `not_scored`: the runs that asked for no score, and so are no part of the table.
     """
 
     table: str
@@ -57,6 +56,7 @@ class TableResults:
     baseline: str
     paper: Mapping[str, Mapping[str, tuple[float, float, float]]]
     runs: tuple[Run, ...]
+    not_scored: tuple[Run, ...] = ()
 
     @property
     def rows(self) -> list[str]:
@@ -75,11 +75,16 @@ def collect(runs: Path | str, experiments: Path | str | None = None) -> TableRes
     """Results of the table whose runs lie in the folder `runs` (`runs/table2`).
 
     Expected are the rows of `experiments/<table>/*.yaml`, where there are any, with each task, seed and fold that any
-    row was run with. Raises `BadInput` where there is neither a run nor a row.
+    row was run with. Raises `BadInput` where there is neither a run nor a row, or no run that is to be scored.
     """
     runs = Path(runs)
     table = runs.name
-    there = [run for folder in sorted(runs.glob("*/*/seed*")) if (run := _run(folder))]
+    everything = [run for folder in sorted(runs.glob("*/*/seed*")) if (run := _run(folder))]
+    not_scored = tuple(run for run in everything if run.state == NOT_SCORED)
+    there = [run for run in everything if run.fold != ALL]
+    if everything and not there:
+        wrong = f"all {len(everything)} runs there are were trained on every case (fold={ALL}) and ask for no score"
+        raise BadInput(f"table={table}", wrong, "src/evaluate.py run=... data=... scores one on other data")
     found = {(run.row, run.task, run.seed, run.fold): run for run in there}
     expected = _expected_rows(table, experiments)
     if not found and not expected:
@@ -89,7 +94,7 @@ def collect(runs: Path | str, experiments: Path | str | None = None) -> TableRes
     rows += sorted({*expected, *(key[0] for key in found)} - set(rows))
     settings = sorted({key[1:] for key in found}, key=lambda s: (s[0], s[1], -1 if s[2] is None else s[2]))
     settings = settings or [(task, 0, None) for task in STRUCTURES]
-    everything = {(row, *setting) for row in expected for setting in settings} | found.keys()
+    wanted = {(row, *setting) for row in expected for setting in settings} | found.keys()
     order = {row: position for position, row in enumerate(rows)}
     return TableResults(
         table=table,
@@ -102,8 +107,9 @@ def collect(runs: Path | str, experiments: Path | str | None = None) -> TableRes
         },
         runs=tuple(
             found.get(key) or _missing(runs, *key)
-            for key in sorted(everything, key=lambda k: (order[k[0]], k[1], k[2], -1 if k[3] is None else k[3]))
+            for key in sorted(wanted, key=lambda k: (order[k[0]], k[1], k[2], -1 if k[3] is None else k[3]))
         ),
+        not_scored=not_scored,
     )
 
 
@@ -123,13 +129,11 @@ def _expected_rows(table: str, experiments: Path | str | None) -> list[str]:
 
 
 def _run(folder: Path) -> Run | None:
-    if not (match := _RUN_NAME.fullmatch(folder.name)) or not folder.is_dir():
+    if (name := run_identity(folder)) is None or not folder.is_dir():
         return None
-    row, task = folder.parts[-3:-1]
-    fold = None if match[2] is None else int(match[2])
     run = RunFolder(folder)
-    identity = (row, task, int(match[1]), fold, folder)
-    if not run.is_finished:
+    identity = (*folder.parts[-3:-1], *name, folder)
+    if not run.has_results:
         status = run.status or {}
         state = str(status.get("state", "waiting"))
         if state in ("running", "finished") and not run.is_locked():  # `finished` is only true with metrics.json
@@ -141,8 +145,10 @@ def _run(folder: Path) -> Run | None:
         manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         return Run(*identity, state="damaged", reason=f"its results cannot be read ({type(error).__name__})")
+    if run.asks_for_no_score:
+        return Run(*identity, state=NOT_SCORED, metrics=metrics, manifest=manifest)
     if not cases:
-        return Run(*identity, state="empty", reason="no case was scored")
+        return Run(*identity, state="failed", reason=UNSCORED)
     return Run(*identity, state="finished", cases=cases, metrics=metrics, manifest=manifest)
 
 

@@ -57,7 +57,8 @@ def _main(results: TableResults, blocks: Sequence[Block]) -> Section:
         n = " / ".join(str(line.n) if line else ABSENT for line in own)
         runs = " / ".join(f"{line.runs} of {line.expected_runs}" if line else ABSENT for line in own)
         rows.append([title, *cells, n, runs])
-    notes = ["Mean ± sd over cases, each case averaged over its runs. In brackets: the paper's number, on other data."]
+    notes = _protocol_notes(blocks)
+    notes += ["Mean ± sd over cases, each case averaged over its runs. In brackets: the paper's number, on other data."]
     notes += _law_notes(list(lines.values()))
     return Section(f"{results.title}, {blocks[0].set} set", header, rows, notes)
 
@@ -79,7 +80,16 @@ def _narrow(results: TableResults, block: Block) -> Section:
         for line in block.lines
     ]
     header = ["method", "Dice", "Sens.", "Prec.", "paper", "n", "missed", "runs"]
-    return Section(f"{results.title}: {block.structure}, {block.set} set", header, rows, _law_notes(block.lines))
+    notes = [*_protocol_notes([block]), *_law_notes(block.lines)]
+    return Section(f"{results.title}: {block.structure}, {block.set} set", header, rows, notes)
+
+
+def _protocol_notes(blocks: Sequence[Block]) -> list[str]:
+    """Once, where all structures were measured alike."""
+    different = {block.protocol for block in blocks if block.protocol}
+    if len(different) < 2:
+        return [f"Protocol: {text}." for text in different]
+    return [f"Protocol, {block.structure}: {block.protocol}." for block in blocks if block.protocol]
 
 
 def _main_cells(line: Line | None) -> list[str]:
@@ -196,6 +206,8 @@ def _provenance(results: TableResults) -> Section:
         "versions": _distinct(results.finished, _versions),
     }
     rows = [["runs", f"{len(results.finished)} finished, {len(results.unfinished)} not"]]
+    if results.not_scored:
+        rows.append(["left out", f"{len(results.not_scored)} trained on every case (fold=all), not scored"])
     rows += [[name, "; ".join(values) or ABSENT] for name, values in facts.items()]
     warning = "These runs were trained on different prepared data: their numbers must not be compared."
     return Section("What made these numbers", ["", ""], rows, [warning] if len(data) > 1 else [])

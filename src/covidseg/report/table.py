@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from covidseg.report.collect import METRICS, SETS, STRUCTURES, Run, TableResults
+from covidseg.report.protocol import protocol
 from covidseg.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
 
 COMPARED = ("dice", "sensitivity", "precision")  # the paper's three; Holm's families are one metric each
@@ -53,6 +54,7 @@ class Block:
     structure: str
     lines: tuple[Line, ...]
     comparisons: Mapping[str, tuple[Comparison, ...]]
+    protocol: str = ""  # what the numbers were measured on
 
 
 def blocks(results: TableResults) -> list[Block]:
@@ -69,7 +71,9 @@ def blocks(results: TableResults) -> list[Block]:
                 for method, title, runs in methods
                 if any(run.task in (structure, "joint") for run in runs)
             )
-            found.append(Block(set_name, structure, lines, _comparisons(results, methods, set_name, structure)))
+            compared = _comparisons(results, methods, set_name, structure)
+            measured_on = protocol(results.finished, set_name, structure)
+            found.append(Block(set_name, structure, lines, compared, measured_on))
     return found
 
 

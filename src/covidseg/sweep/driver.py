@@ -8,6 +8,7 @@ from typing import Protocol
 
 from covidseg.errors import CovidSegError, Interrupted
 from covidseg.files import write_json
+from covidseg.runs import UNSCORED
 from covidseg.sweep.ledger import Ledger
 from covidseg.sweep.rows import Row, State
 from covidseg.sweep.view import View
@@ -75,7 +76,8 @@ def _name(signum: int) -> str:
 def settle(row: Row, status: int | None, last_line: str) -> None:
     """Set the row's state from its folder; only where that is silent, from the exit status and the last line.
 
-    An exit status of 0 means nothing by itself: Lightning leaves with 0 after a SIGTERM. `metrics.json` says done.
+    An exit status of 0 means nothing by itself: Lightning leaves with 0 after a SIGTERM. Scores in `metrics.json` say
+    done.
     """
     row.judge(retry_failed=True)
     if row.state is not State.WAITING:
@@ -86,6 +88,8 @@ def settle(row: Row, status: int | None, last_line: str) -> None:
         row.state, row.reason = State.INTERRUPTED, "saved its state; resumes the next time"
     elif this_time.get("state") == "failed":
         row.state, row.reason = State.FAILED, this_time.get("reason") or last_line
+    elif row.folder.is_unscored:
+        row.state, row.reason = State.FAILED, UNSCORED
     elif status is not None and 0 < status <= 128:
         row.state, row.reason = State.FAILED, last_line or f"exit status {status}"
         write_json(row.folder.path / "status.json", {**said, "state": "failed", "reason": row.reason})

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.paths import EXPERIMENTS
+from covidseg.runs import NOT_SCORED
 from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
 from covidseg.sweep.estimate import check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
@@ -87,7 +88,7 @@ def launch(
         drive(rows, executor, ledger, view, grace_seconds)
     if executor.slots and (spent := account(rows, executor.slots, time.monotonic() - start)):
         view.note(str(spent))
-    if report and any(row.state is State.DONE for row in rows):
+    if report and any(row.state is State.DONE and not row.folder.asks_for_no_score for row in rows):
         _table(cfg, group, view)
     _verdict(rows, group, view)
 
@@ -141,7 +142,8 @@ def _verdict(rows: Sequence[Row], group: str, view: View) -> None:
     """Name what is unfinished, by an error whose exit status a script can see."""
     unfinished = [row for row in rows if row.state is not State.DONE]
     if not unfinished:
-        view.note(f"{group}: all {len(rows)} runs are done")
+        unscored = sum(row.folder.asks_for_no_score for row in rows)
+        view.note(f"{group}: all {len(rows)} runs are done" + (f", {unscored} {NOT_SCORED}" if unscored else ""))
         return
     for row in unfinished:
         view.event(row)

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from covidseg.errors import BadInput
-from covidseg.runs import RunFolder, config_hash, run_dir
+from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, config_hash, run_dir
 
 # How a run was started is no part of the run: a row's config, and so its hash, is that of the same single run.
 _NOT_THE_RUNS = ("hydra", "hydra/", "hydra.", "launcher", "sweep")
@@ -98,11 +98,13 @@ def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> t
     if of_another and folder.holds_work:
         return State.FAILED, CLASH
     if folder.is_finished:
-        return State.DONE, ""
+        return State.DONE, NOT_SCORED if folder.asks_for_no_score else ""
     if folder.is_locked():
         return State.ELSEWHERE, f"process {status.get('pid', '?')}"
     if status.get("state") == "failed" and not retry_failed and not of_another:
         return State.FAILED, status.get("reason") or "no reason was left"
+    if folder.is_unscored and not retry_failed:
+        return State.FAILED, UNSCORED
     return State.WAITING, ""
 
 

@@ -103,7 +103,7 @@ def describe(
 ) -> str:
     """The same from its parts, for a row that is only known from the ledger's file."""
     if state is State.DONE:
-        return dice_of(folder)
+        return reason or dice_of(folder)
     if state in (State.RUNNING, State.ELSEWHERE):
         place = [f"on {','.join(placed_on)}"] if placed_on else [reason] if reason else []
         return ", ".join(place + _progress(folder.status or {}, max_steps, patches_per_step))

@@ -68,11 +68,12 @@ class _SweepLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. Raises CovidSegError while any is unfinished."""
+        from covidseg.sweep.folds import cross_validated
         from covidseg.sweep.launch import launch, plan
 
         setup_globals()
         jobs = [(list(overrides), self._compose(overrides)) for overrides in job_overrides]
-        rows = plan(jobs)
+        rows = plan(cross_validated(jobs, print))
         with open_dict(self.config):
             launch(rows, self.executor(rows, jobs[0][1]), self.config, **self.common)
         return [JobReturn(overrides=o, cfg=cfg, status=JobStatus.COMPLETED, _return_value=None) for o, cfg in jobs]
