@@ -68,7 +68,7 @@ def command(in_process, public_data, tmp_path):
 
 @pytest.fixture
 def follow(command):
-    """Run the command, which is wrong, and do what its line `says`; after at most so many lines it works -> what it prints"""
+    """Run the command, which is wrong, and do what its line `says`: after so many lines it works -> its output"""
 
     def run(program, /, *options, says, lines=1, **supplied):
         options = list(options)

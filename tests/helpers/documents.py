@@ -14,6 +14,7 @@ SHELL = {"bash", "sh", "shell", "console"}
 WORDS = "python|python3|make|covidseg|pip|wandb|sbatch|squeue|git|bash|source|torchrun"
 COMMAND = re.compile(rf"(?:(?:{WORDS}) |(?:src/)?\w+\.py )\S")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+OPTION = re.compile(r"'?\+?[a-z][\w/]*(?:\.\w+)*=.+")
 BARE = re.compile(r"\s*#?\s*((?:python (?:src/|-m covidseg)|covidseg [a-z]+ \S+=).*)")  # a line of its own
 
 
@@ -63,6 +64,12 @@ def commands_in(text: str, name: str) -> list[Command]:
     """Those of a printed text, as of `--help`."""
     found = _inline(enumerate(text.splitlines(), start=1), bare=True)
     return [Command(name, line, command) for line, command in found]
+
+
+def options_of(path: Path) -> list[tuple[int, str]]:
+    """The options, key=value, that stand alone as inline code, with their lines."""
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    return [(number, code) for number, line in lines for code in INLINE.findall(line) if OPTION.fullmatch(code)]
 
 
 def _prose(lines: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
