@@ -32,6 +32,7 @@ EXCUSED = {
 }
 
 QUICK = ("prepare", "shell", "help")
+NEED_NOTHING = ("demo", "benchmark")  # that was made before, and nothing after them needs what they make
 
 COMMANDS = [command for command in all_commands() if command.text not in EXCUSED]
 OWN_FOLDER = ("README.md", "docs/getting-started.md", "docs/how-to.md")  # the other documents share one
@@ -45,8 +46,10 @@ def parameters(quick):
     """The commands of seconds, and the others."""
     seen = set()
     for command in COMMANDS:
-        key = (folder_of(command), command.text)
-        if key not in seen and (Call(command).program in QUICK) == quick:
+        call = Call(command)
+        alone = call.program in NEED_NOTHING  # run where a reader meets it first
+        key = (None if alone else folder_of(command), call.line)
+        if key not in seen and (call.program in QUICK) == quick:
             seen.add(key)
             yield pytest.param(command, id=str(command))
 
@@ -67,7 +70,8 @@ def test_command(command, workspaces):
     """In the order of the document, in one folder, as a reader does."""
     folder = workspaces(folder_of(command))
     for earlier in COMMANDS[: COMMANDS.index(command)]:
-        if folder_of(earlier) == folder_of(command) and Call(earlier).program not in QUICK:
+        needed = Call(earlier).program not in (*QUICK, *NEED_NOTHING)
+        if needed and folder_of(earlier) == folder_of(command):
             for step in steps(earlier, folder):
                 folder.once(step.line)
     follow(command, folder)
