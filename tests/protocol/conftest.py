@@ -58,10 +58,13 @@ def prepared_here(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path, prepared_here):
-    """`command("train", "fold=0")`, in `tmp_path`, in this process -> (exit status, stdout, stderr)."""
+    """`command("train", "fold=0")`, in `tmp_path`, in this process -> (exit status, stdout, stderr).
+
+    "sweep" is train.py with nothing made smaller.
+    """
 
     def run(name, *arguments):
-        main = importlib.import_module(f"covidseg.cli.{name}").main
+        main = importlib.import_module(f"covidseg.cli.{'train' if name == 'sweep' else name}").main
         small = (*SMALL, f"paths.data={prepared_here}") if name in ("train", "baseline") else ()
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *small, *arguments])
         monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """The launchers through Hydra, in a small application of the same shape as train.py that only writes its run folder."""
 
+import json
 import signal
 import time
 
@@ -20,6 +21,18 @@ def test_any_multirun_uses_the_pool_and_again_does_only_what_is_missing(app):
     assert app.statuses() == first
     status, out, _ = app.run("-m", "row=a,c", "seed=0")
     assert status == 0 and "all 2 runs are done" in out
+
+
+def test_done_means_scored_unless_no_score_was_asked_for(app):
+    status, out, err = app.run("-m", "row=a", "trainer.mode=scores nothing")
+    assert status == 1 and "1 of 1 runs are unfinished (1 failed)" in err
+    assert "nothing was scored" in out and "fold=all" in out
+    status, out, err = app.run("-m", "row=a", "trainer.mode=scores nothing", "fold=all")
+    assert status == 0 and "all 1 runs are done, 1 trained, not scored" in out, err
+    ledgers = [json.loads(path.read_text()) for path in (app.folder / "runs" / ".sweeps").glob("*.json")]
+    states = {row["name"].split("/")[-1]: (row["state"], row["reason"]) for ledger in ledgers for row in ledger["rows"]}
+    assert states["seed0-foldall"] == ("done", "trained, not scored")
+    assert states["seed0"][0] == "failed" and "cross-validate" in states["seed0"][1]
 
 
 def test_rows_that_do_not_differ_in_their_folder_are_refused(app):
