@@ -1,15 +1,17 @@
 """What a sweep that a document shows would run in full: planned, counted, not run."""
 
 import pytest
+from hydra.plugins.sweeper import Sweeper
 
 from covidseg.paths import EXPERIMENTS
 from covidseg.sweep import launch
 from documents import all_commands
-from reading import Call
+from reading import ROWS, Call
 
-ROWS = {"comparison": "table1", "ablation": "table2"}
 FOLDS = {"covid19_ct_seg": 5}  # no test set of its own: cross-validated
-SWEEPS = {call.shown: call for command in all_commands() if (call := Call(command)).option("sweep")}
+CALLS = [call for command in all_commands() if (call := Call(command)).option("sweep")]
+ELSEWHERE = ("launcher=", "hydra.launcher.", "paths.")  # where it runs, which changes no row
+SWEEPS = {" ".join(option for option in call.options if not option.startswith(ELSEWHERE)): call for call in CALLS}
 
 
 @pytest.fixture
@@ -17,38 +19,41 @@ def planned(monkeypatch, in_process, public_data, tmp_path):
     """`planned("sweep=demo", ...)` -> names of the runs that the command would make."""
     for path in public_data.iterdir():
         (tmp_path / path.name).symlink_to(path)
+    monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda *_: None)  # composes each run once more
 
     def plan(*options):
         caught = []
         monkeypatch.setattr(launch, "launch", lambda rows, *_, **__: caught.extend(rows))
         status, out, err = in_process("train", *options, "trainer=cpu")
         assert status == 0, err or out
+        assert len({row.name for row in caught}) == len(caught)
         return [row.name for row in caught]
 
     return plan
 
 
 def expected(call):
-    """Rows x tasks x seeds x folds, as the documents tell it."""
+    """Rows x tasks x seeds x folds, as the documents tell it; the demo has two networks and one of each else."""
     if call.option("sweep") == "demo":
         return 2
-    rows = len(list((EXPERIMENTS / ROWS[call.option("sweep")]).glob("*.yaml")))
+    rows = len(list((EXPERIMENTS / ROWS[call.option("sweep")][0]).glob("*.yaml")))
     seeds = len(call.option("seed", "0").split(","))
     folds = len(fold.split(",")) if (fold := call.option("fold")) else FOLDS.get(call.option("data"), 1)
     return rows * 2 * seeds * folds
 
 
-@pytest.mark.parametrize("shown", SWEEPS)
-def test_the_full_grid_of_a_documented_sweep(planned, shown):
-    call = SWEEPS[shown]
-    names = planned(*[option for option in call.options if not option.startswith(("launcher=", "hydra.launcher."))])
-    assert len(names) == len(set(names)) == expected(call)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", SWEEPS)
+def test_the_full_grid_of_a_documented_sweep(planned, options):
+    assert len(planned(*options.split())) == expected(SWEEPS[options])
 
 
-def test_the_grids_are_those_of_the_tables(planned):
-    """In numbers, so that a lost row is seen."""
-    data = ["data=covid19_ct_seg", "data.root=COVID-19-CT-Seg"]
-    assert len(planned("sweep=comparison", "data=phantom")) == 6 * 2
-    assert len(planned("sweep=comparison", *data)) == 6 * 2 * 5
-    assert len(planned("sweep=ablation", *data, "seed=0,1,2")) == 10 * 2 * 3 * 5
-    assert len(planned("sweep=demo")) == 2
+def test_the_grid_of_the_networks_on_the_public_data(planned):
+    """In a number, so that a lost row is seen: six networks, two tasks, the five published folds."""
+    names = planned("sweep=comparison", "data=covid19_ct_seg", "data.root=COVID-19-CT-Seg")
+    assert len(names) == 6 * 2 * 5
+    assert names[:2] == ["table1/covidsegnet/lesion/seed0-fold0", "table1/covidsegnet/lesion/seed0-fold1"]
+
+
+def test_the_grid_of_the_demo(planned):
+    assert planned("sweep=demo") == ["demo/full/lesion/seed0", "demo/unet4/lesion/seed0"]
