@@ -21,3 +21,11 @@ def workspaces(tmp_path_factory, public_data):
         return made[name]
 
     return of
+
+
+@pytest.fixture
+def command(in_process, public_data, tmp_path):
+    """`command("train", "fold=0", ...)`, in this process, beside the reader's data -> (exit status, stdout, stderr)."""
+    for path in public_data.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return in_process

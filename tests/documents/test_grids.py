@@ -15,16 +15,14 @@ SWEEPS = {" ".join(option for option in call.options if not option.startswith(EL
 
 
 @pytest.fixture
-def planned(monkeypatch, in_process, public_data, tmp_path):
+def planned(monkeypatch, command):
     """`planned("sweep=demo", ...)` -> names of the runs that the command would make."""
-    for path in public_data.iterdir():
-        (tmp_path / path.name).symlink_to(path)
     monkeypatch.setattr(Sweeper, "validate_batch_is_legal", lambda *_: None)  # composes each run once more
 
     def plan(*options):
         caught = []
         monkeypatch.setattr(launch, "launch", lambda rows, *_, **__: caught.extend(rows))
-        status, out, err = in_process("train", *options, "trainer=cpu")
+        status, out, err = command("train", *options, "trainer=cpu")
         assert status == 0, err or out
         assert len({row.name for row in caught}) == len(caught)
         return [row.name for row in caught]

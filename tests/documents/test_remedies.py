@@ -10,11 +10,8 @@ import shutil
 
 import pytest
 
-SMALL = [
-    "trainer=cpu", "logger=csv", "model=unet3d", "model.width=2", "training.patch_size_zyx=[16,16,16]",
-    "training.max_steps=2", "training.validate_every=2", "training.checkpoint_every=2", "training.loader_threads=1",
-    "inference.roi_zyx=[32,48,48]", "data.spacing_zyx=[9,9,9]", "data.workers=0",
-]  # fmt: skip
+from reading import ONE_RUN
+
 FOLDER = ["data=folder", "data.root=my_scans"]
 CT_SEG = ["data=covid19_ct_seg", "data.root=COVID-19-CT-Seg"]
 RUN = "run=runs/mine/unet3d/lesion/seed0"
@@ -56,14 +53,6 @@ def _value(what, remedy):
 
 def _key(option):
     return option.lstrip("+").partition("=")[0]
-
-
-@pytest.fixture
-def command(in_process, public_data, tmp_path):
-    """`command("train", ...)` beside the data of a reader -> (exit status, stdout, stderr)."""
-    for path in public_data.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    return in_process
 
 
 @pytest.fixture
@@ -135,7 +124,7 @@ def test_the_folder_of_another_data_set(command, data):
 )
 def test_train(follow, tmp_path, options, says):
     given = {option.partition("=")[0] for option in options}
-    small = [option for option in SMALL if option.partition("=")[0] not in given]
+    small = [option for option in ONE_RUN if option.partition("=")[0] not in given]
     follow("train", *small, *options, "name=mine", says=says, data__root="my_scans")
     assert len(list(tmp_path.glob("runs/mine/*/*/*/metrics.json"))) == 1
 
@@ -144,21 +133,21 @@ def test_several_values_without_m(command, monkeypatch):
     """`-m` wherever it stands; the runs of it are planned and not made."""
     from covidseg.sweep import launch
 
-    status, _, err = command("train", *SMALL, *FOLDER, "seed=0,1")
+    status, _, err = command("train", *ONE_RUN, *FOLDER, "seed=0,1")
     assert status == 2 and "seed=0,1: are several values -> -m runs each of them" in err
     planned = []
     monkeypatch.setattr(launch, "launch", lambda rows, *_, **__: planned.extend(rows))
-    for place in (0, 3, len(SMALL)):
-        options = [*SMALL, *FOLDER, "seed=0,1"]
+    for place in (0, 3, len(ONE_RUN)):
+        options = [*ONE_RUN, *FOLDER, "seed=0,1"]
         options.insert(place, "-m")
         assert command("train", *options)[0] == 0
     assert [row.name.rsplit("/", 1)[1] for row in planned] == ["seed0", "seed1"] * 3
 
 
 def test_a_list_and_a_text_where_several_values_were_meant_as_one(command):
-    status, _, err = command("train", *SMALL, *FOLDER, "data.splits.external_sites=Bonn,Essen")
+    status, _, err = command("train", *ONE_RUN, *FOLDER, "data.splits.external_sites=Bonn,Essen")
     assert status == 2 and "a list stands in brackets" in err
-    status, _, err = command("train", *SMALL, *FOLDER, "data.splits.external_sites=[Essen]", "data.splits.folds=0")
+    status, _, err = command("train", *ONE_RUN, *FOLDER, "data.splits.external_sites=[Essen]", "data.splits.folds=0")
     assert status == 0, err
 
 
@@ -172,7 +161,7 @@ def first_run(tmp_path_factory):
 def trained(command, first_run, tmp_path):
     """A finished run on `my_scans` and the prepared cases it was trained on."""
     if not first_run.exists():
-        status, _, err = command("train", *SMALL, *FOLDER, "name=mine")
+        status, _, err = command("train", *ONE_RUN, *FOLDER, "name=mine")
         assert status == 0, err
         for name in ("runs", "data"):
             shutil.copytree(tmp_path / name, first_run / name)
@@ -181,7 +170,7 @@ def trained(command, first_run, tmp_path):
 
 @slow
 def test_a_finished_run(trained, follow):
-    options = [option for option in SMALL if "max_steps" not in option]
+    options = [option for option in ONE_RUN if "max_steps" not in option]
     follow("train", *options, *FOLDER, "name=mine", "training.max_steps=3", says="another name=", name="longer")
 
 

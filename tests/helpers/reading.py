@@ -20,6 +20,7 @@ SMALL = [
     "training.validate_every=2", "training.checkpoint_every=2", "training.log_every=1", "training.loader_threads=1",
     "inference.roi_zyx=[32,48,48]", "data.spacing_zyx=[9,9,9]", "data.workers=0",
 ]  # fmt: skip
+ONE_RUN = [*SMALL, "model=unet3d"]  # of tests that choose the network themselves
 FEW_PHANTOMS = ["data.source.count=8", "data.source.shape_zyx=[34,48,48]"]
 ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
 TWO_FOLDS = "fold=0,1"
