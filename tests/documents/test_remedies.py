@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 
+from covidseg.sweep import launch
 from reading import ONE_RUN
 
 FOLDER = ["data=folder", "data.root=my_scans"]
@@ -129,19 +130,41 @@ def test_train(follow, tmp_path, options, says):
     assert len(list(tmp_path.glob("runs/mine/*/*/*/metrics.json"))) == 1
 
 
-def test_several_values_without_m(command, monkeypatch):
-    """`-m` wherever it stands; the runs of it are planned and not made."""
-    from covidseg.sweep import launch
+@pytest.fixture
+def planned(monkeypatch):
+    """Names of the runs that the sweeps of a test would make; they are not made."""
+    names = []
+    monkeypatch.setattr(launch, "launch", lambda rows, *_, **__: names.extend(row.name for row in rows))
+    return names
 
+
+def test_several_values_without_m(command, planned):
+    """`-m`, wherever it stands."""
     status, _, err = command("train", *ONE_RUN, *FOLDER, "seed=0,1")
     assert status == 2 and "seed=0,1: are several values -> -m runs each of them" in err
-    planned = []
-    monkeypatch.setattr(launch, "launch", lambda rows, *_, **__: planned.extend(rows))
     for place in (0, 3, len(ONE_RUN)):
         options = [*ONE_RUN, *FOLDER, "seed=0,1"]
         options.insert(place, "-m")
         assert command("train", *options)[0] == 0
-    assert [row.name.rsplit("/", 1)[1] for row in planned] == ["seed0", "seed1"] * 3
+    assert [name.rsplit("/", 1)[1] for name in planned] == ["seed0", "seed1"] * 3
+
+
+def test_sweeps(follow, planned):
+    follow("train", "sweep=ablaton", "task=lung", says="did you mean ablation?")
+    assert len(planned) == len(set(planned)) == 10
+    planned.clear()
+    options = ["-m", *FOLDER, "optimizer.lr=1e-3,1e-4"]
+    follow("train", *options, says="'row=mine-${optimizer.lr}'")
+    assert planned == ["train/mine-0.001/lesion/seed0", "train/mine-0.0001/lesion/seed0"]
+
+
+def test_a_folder_that_was_not_prepared(command):
+    """The remedy names src/prepare.py, which prints the folder."""
+    status, _, err = command("train", *ONE_RUN, "data.prepared=nowhere", "fold=0")
+    assert status == 2 and "make one with src/prepare.py" in err
+    _, out, _ = command("prepare", *FOLDER, "data.spacing_zyx=[9,9,9]", "data.workers=0")
+    prepared = re.search(r"cases in (\S+):", out)[1]
+    assert command("train", *ONE_RUN, f"data.prepared={prepared}")[0] == 0
 
 
 def test_a_list_and_a_text_where_several_values_were_meant_as_one(command):
