@@ -32,8 +32,8 @@ INSIGNIFICANT = {
     "training.compile", "model.checkpoint_activations", "inference.batch_size",
 }  # fmt: skip
 UNSCORED = (
-    "was trained, and nothing was scored: its data set has no test set -> cross-validate with fold=0, fold=1, ..., or "
-    "train on everything with fold=all"
+    "was trained, and nothing was scored: its data have no test set -> remove this folder, and cross-validate with "
+    "fold=0, fold=1, ... or train on everything with fold=all"
 )
 NOT_SCORED = "trained, not scored"  # what `fold=all` asks for
 _RUN_NAME = re.compile(r"seed(\d+)(?:-fold(\d+|all))?")

@@ -70,6 +70,12 @@ def test_who_names_training_and_validation_cases_is_given_no_test_set():
     assert made["drawn"] == []
 
 
+def test_who_names_validation_cases_only_leaves_the_rest_to_be_drawn_from():
+    rows = [*(Member(f"c{k}", f"p{k}") for k in range(6)), Member("v", "v", declared="validation")]
+    made = make_splits(rows, **{**DEFAULTS, "test_fraction": 0.3})
+    assert made["fixed"]["validation"] == ["v"] and len(made["fixed"]["test"]) == 2 and made["drawn"] == ["test"]
+
+
 def test_what_is_drawn_is_named():
     rows = [Member(f"c{k}", f"p{k}") for k in range(10)]
     assert make_splits(rows, **{**DEFAULTS, "test_fraction": 0.2})["drawn"] == ["test", "validation"]

@@ -116,6 +116,11 @@ def test_without_folds_the_remedy_names_what_makes_a_score(command, write_folder
         assert status == 0, err
 
 
+def test_prepare_says_that_there_are_folds_and_no_test_set(command, public):
+    status, out, _ = command("prepare", *public, "check_only=true", "data.spacing_zyx=[9,9,9]")
+    assert status == 0 and out.strip().endswith("no test set, 5 folds for cross-validation")
+
+
 def test_one_patient_can_only_be_trained_on(command, write_folder, tmp_path):
     data = write_folder("ab", csv="case,patient\na,p\nb,p\n")
     status, _, err = train(command, *data, "data.splits.test_fraction=0")

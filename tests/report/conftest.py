@@ -63,7 +63,8 @@ def write_run(tmp_path):
             "versions": {"torch": "2"},
         }
         data = {"name": "phantom", "hash": options.get("data", "d0")}
-        write_json(folder / "manifest.json", {"data": data, "attempts": [attempt]})
+        protocol = {"protocol": options["protocol"]} if "protocol" in options else {}
+        write_json(folder / "manifest.json", {"data": data, **protocol, "attempts": [attempt]})
         curve = [{"step": step, "epoch": 0, "train/loss": 1 / (1 + step), "val/dice": 0.5} for step in range(5)]
         write_csv(folder / "metrics.csv", curve, ("step", "epoch", "train/loss", "val/dice"))
         write_json(
