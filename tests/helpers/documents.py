@@ -49,7 +49,8 @@ def all_commands() -> list[Command]:
 
 def commands_of(path: Path) -> list[Command]:
     """The commands of one document, in its order."""
-    text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     lines = _notebook(text) if path.suffix == ".ipynb" else list(enumerate(text.splitlines(), start=1))
     if path.name == "Makefile":
         found = list(_targets(lines))
