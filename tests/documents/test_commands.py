@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from covidseg.files import read_json
 from covidseg.paths import ROOT
 from documents import all_commands
-from reading import ROWS, TWO_FOLDS, Call
+from reading import ROWS, Call
 
 # What cannot run in a test, and why or what runs it instead.
 EXCUSED = {
@@ -47,7 +47,8 @@ def parameters(quick):
     seen = set()
     for command in COMMANDS:
         call = Call(command)
-        alone = call.program in NEED_NOTHING  # run where a reader meets it first
+        one_run = call.program == "train" and not call.option("sweep")
+        alone = one_run or call.program in NEED_NOTHING  # run where a reader meets it first
         key = (None if alone else folder_of(command), call.line)
         if key not in seen and (call.program in QUICK) == quick:
             seen.add(key)
@@ -129,7 +130,7 @@ def scored(run):
 def swept(call, done, root):
     """All rows and folds are there and scored, and so is the table."""
     table, rows = ROWS.get(call.option("sweep"), ("demo", ["full", "unet4"]))
-    folds = [0, 1] if TWO_FOLDS in call.appended else [None]
+    folds = [0, 1] if call.two_folds else [None]
     runs = root / call.option("paths.runs", "runs")
     assert f"{table}: all {len(rows) * len(folds)} runs are done" in done.out
     for row in rows:

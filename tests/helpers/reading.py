@@ -23,7 +23,9 @@ SMALL = [
 ONE_RUN = [*SMALL, "model=unet3d"]  # of tests that choose the network themselves
 FEW_PHANTOMS = ["data.source.count=8", "data.source.shape_zyx=[34,48,48]"]
 ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
-TWO_FOLDS = "fold=0,1"
+# Two folds: of five that are named, or of data that a sweep finds to have no test set.
+SOME_FOLDS = ["fold=0,1"]
+TWO_FOLDS = ["data.splits.published=null", "data.splits.folds=2"]
 NEED_OPTIONS = ("prepare", "evaluate", "predict", "benchmark")
 
 
@@ -57,6 +59,13 @@ class Call:
         return values[-1] if values else default
 
     @property
+    def two_folds(self):
+        """What leaves two folds of a cross-validation; nothing where there is none."""
+        if self.option("data") != "covid19_ct_seg":
+            return []
+        return SOME_FOLDS if self.option("fold") else TWO_FOLDS
+
+    @property
     def appended(self):
         """What makes the command one of seconds."""
         if self.program == "help":
@@ -75,8 +84,7 @@ class Call:
             if sweep in ROWS:
                 table, rows = ROWS[sweep]
                 small += [f"experiments/{table}={','.join(rows)}", "task=lesion", "seed=0"]
-            if self.option("data") == "covid19_ct_seg":
-                small.append(TWO_FOLDS)
+            small += self.two_folds
         return small
 
     @property
