@@ -42,10 +42,10 @@ demo: $(READY)  ## five minutes on two cores: phantoms, two networks, a threshol
 	$(BIN)/python src/train.py sweep=demo
 	$(BIN)/python src/report.py table=demo
 
-sweep-comparison: $(READY)  ## Table I: all networks x tasks x seeds; GPUS=0,1,2 ARGS="data=folder ..."
+sweep-comparison: $(READY)  ## Table I: all networks x tasks x seeds (x folds without a test set); GPUS=0,1,2 ARGS="data=folder ..."
 	$(BIN)/python src/train.py sweep=comparison $(ARGS)
 
-sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds
+sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds (x folds)
 	$(BIN)/python src/train.py sweep=ablation $(ARGS)
 
 status: $(READY)  ## what each run of a sweep is doing

@@ -53,6 +53,14 @@ def rows(path):
 ONE_STEP = ["training.max_steps=1", "training.validate_every=1", "optimizer.lr=0"]  # the same weights on any number
 
 
+@pytest.mark.slow
+def test_processes_that_train_on_everything_end_without_a_score(launch, tmp_path):
+    status, err, _, _ = launch(2, *ONE_STEP, "fold=all")
+    assert status == 0, err
+    folder = RunFolder(tmp_path / "runs/t/r/lesion/seed29-foldall")
+    assert folder.is_finished and folder.asks_for_no_score and folder.status["state"] == "finished"
+
+
 @pytest.mark.parametrize("processes", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_scores_do_not_depend_on_the_number_of_processes(launch, train_config, processes):
     """Six processes for four training, two validation and two held-out cases: some have nothing to score.

@@ -118,16 +118,12 @@ def test_results_are_there_before_the_run_is_called_finished(train_config, monke
     assert states == ["running"] and RunFolder(run_dir(cfg)).status["state"] == "finished"
 
 
-def test_a_run_that_nothing_is_held_out_of_says_so(train_config, monkeypatch, capsys):
-    original = CTDataModule.__init__
-
-    def all_trained_on(self, *arguments):
-        original(self, *arguments)
-        self.sets = {name: [] for name in self.sets}
-
-    monkeypatch.setattr(CTDataModule, "__init__", all_trained_on)
-    assert train(train_config())["sets"] == {}
-    assert "there will be no score" in capsys.readouterr().out
+def test_a_run_of_everything_says_that_no_score_will_be(train_config, capsys):
+    metrics = train(train_config("fold=all"))
+    assert metrics["sets"] == {} and "no score was asked for" in metrics["not_scored"]
+    out = capsys.readouterr().out
+    assert "trained on all 8 annotated of 8 cases" in out and "2 validation, 1 test, 1 external" in out
+    assert "trained, not scored" in out
 
 
 def test_resume_says_what_it_does_and_refuses_what_it_cannot(train_config, capsys):

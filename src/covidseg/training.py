@@ -105,11 +105,11 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
 
 def _without_validation(cfg: DictConfig, data: CTDataModule) -> str:
     """What to do where there is nothing to choose a checkpoint by."""
-    declared = data.sets["validation"] and cfg.fold is None and "validation" not in data.dataset.splits.get("drawn", ())
-    if declared:
+    splits, there = data.dataset.splits, data.dataset.split(cfg.fold, choosing=True).validation
+    if cfg.fold is None and there and "validation" not in splits.get("drawn", ()):
         return "set it to last, or declare other validation cases in cases.csv"
-    if cfg.fold is not None and data.dataset.splits.get("choosing"):
-        return "set it to last, or choose another data.splits.seed"
+    if cfg.fold is not None and splits.get("published") and not there:
+        return "set it to last: one patient is left to train on"
     return "set it to last, or raise data.splits.validation_fraction"
 
 

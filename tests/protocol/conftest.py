@@ -18,12 +18,15 @@ SMALL = (
 
 @pytest.fixture
 def write_folder(tmp_path):
-    """`write_folder("abc", lungs="a", csv=...)` -> options of a `folder` data set; `lungs`: who has a lung mask."""
+    """`write_folder("abc", lungs="a", csv=...)` -> options of a `folder` data set.
 
-    def write(names, lungs=None, csv=None):
+    `lungs`: who has a lung mask; `healthy`: whose lesion mask is empty.
+    """
+
+    def write(names, lungs=None, csv=None, healthy=()):
         root = tmp_path / "raw"
         for seed, name in enumerate(names):
-            hu, labels = small_chest(seed)
+            hu, labels = small_chest(seed, name not in healthy)
             write_volume(root / "images" / f"{name}.nii.gz", hu)
             write_volume(root / "lesions" / f"{name}.nii.gz", (labels == 2).astype(np.uint8))
             if lungs is None or name in lungs:
