@@ -1,4 +1,4 @@
-"""What each run is doing: `python src/status.py [name=table2] [watch=5]`."""
+"""What each run is doing: `python src/status.py`, and `name=table2 watch=5` for one table, again and again."""
 
 from covidseg.cli.status import main
 

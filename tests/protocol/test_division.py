@@ -145,7 +145,7 @@ def test_only_folds_that_can_be_trained_and_scored_are_named():
         made.require(0, ["lung"])
     with pytest.raises(BadInput, match=r"fold=3: d has 3 folds, counted from 0 -> .*fold=0 \.\.\. fold=2"):
         made.require(3, ["lesion"])
-    with pytest.raises(BadInput, match="no case has lung and tumour annotated -> choose another task"):
+    with pytest.raises(BadInput, match="no case has lung and tumour annotated -> task="):
         made.require("all", ["lung", "tumour"])
 
 

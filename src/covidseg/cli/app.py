@@ -43,6 +43,8 @@ def application(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             # Before torch loads OpenMP: threads that spin while they wait made a step 9 times slower on busy cores.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             debug = "debug=true" in (argument.lower() for argument in sys.argv)
+            # argparse, below Hydra, refuses a flag that stands among the overrides
+            sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             with one_line_errors(debug, config_name):
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
 
@@ -99,6 +101,8 @@ def _explain(error: Exception, config_name: str | None) -> str:
         return f"{wanted}: there is no such option -> {_nearest(wanted, known)}--help shows the options"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]}: has no value -> give it on the command line: {missing[1]}=..."
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{several[1]}: are several values -> -m runs each of them; a list stands in brackets, a text in quotes"
     if "raised while composing config" in text and "launcher" in text:
         return "hydra/launcher: cannot be chosen by itself -> launcher=pool or launcher=slurm"
     return _wrong_value(text) or f"configuration: {text.splitlines()[0]} -> --help shows the options"

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from covidseg.cli.app import application
+from covidseg.cli.predict import switch
 from covidseg.data import prepare as preparation
 from covidseg.data.building import reason
 from covidseg.data.gate.names import printable
@@ -21,9 +22,9 @@ from covidseg.errors import Interrupted
 @application("prepare")
 def main(cfg: DictConfig) -> None:
     """Prepare (or only check) the configured data set and print what was found."""
-    options = preparation.plain(cfg.data)
+    check_only, options = switch(cfg, "check_only"), preparation.plain(cfg.data)
     try:
-        if cfg.check_only:
+        if check_only:
             outcome = preparation.check(options)
         elif options["prepared"]:
             outcome = preparation.opened(Path(str(options["prepared"])).expanduser())

@@ -64,7 +64,8 @@ def overview(runs: Path, name: str | None = None) -> tuple[Group, bool]:
     ]
     if alone:
         parts += [Text("runs of no sweep shown here", style="bold"), table_of(alone)]
-    return Group(*(parts or [Text(f"no runs below {runs.name}: python src/train.py makes one")])), any_held
+    where = f"{runs.name}/{name}" if name else runs.name
+    return Group(*(parts or [Text(f"no runs below {where}: python src/train.py makes one")])), any_held
 
 
 def _line(ledger: Path, row: dict[str, Any], held: bool) -> tuple[str, State, str]:

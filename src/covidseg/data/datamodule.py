@@ -8,7 +8,7 @@ import torch
 
 from covidseg.data.loader import PatchLoader
 from covidseg.data.patches import PatchSampler
-from covidseg.data.protocol import Division
+from covidseg.data.protocol import Division, other_task
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.errors import BadInput
 
@@ -43,7 +43,7 @@ class CTDataModule(pl.LightningDataModule):
             raise BadInput(
                 dataset.name,
                 f"no training case has {' and '.join(self.structures)} annotated",
-                "choose another task, or add masks",
+                other_task(case.annotated for case in cases["train"]),
             )
         self.sets: dict[str, list[PreparedCase]] = {
             name: [case for case in cases[name] if set(self.structures) & set(case.annotated)]

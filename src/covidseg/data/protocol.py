@@ -70,7 +70,7 @@ class Division:
         wanted = sorted(structures)
         if not any(set(wanted) <= set(parts) for parts in self.annotated.values()):
             wrong = f"no case has {' and '.join(wanted)} annotated"
-            raise BadInput(self.name, wrong, "choose another task, or add masks")
+            raise BadInput(self.name, wrong, other_task(self.annotated.values()))
         count = len(self.splits["folds"])
         if isinstance(fold, int) and not 0 <= fold < count:
             raise BadInput(f"fold={fold}", f"{self.name} has {count} folds, counted from 0", self.remedy(wanted))
@@ -117,6 +117,12 @@ class Division:
             return f"train on everything with fold={ALL}, or add patients"
         several = f"data.splits.folds={min(5, self.drawable)} and fold=0"
         return f"data.splits.test_fraction=0.2 makes a test set, {several} a fold; fold={ALL} trains on everything"
+
+
+def other_task(annotated: Iterable[Iterable[str]]) -> str:
+    """The remedy where no case has all that a task segments; `annotated`: the structures of each case."""
+    there = sorted({name for names in annotated for name in names})
+    return " or ".join([*(f"task={name}" for name in there), "add masks"])
 
 
 def listed(folds: Sequence[int]) -> str:

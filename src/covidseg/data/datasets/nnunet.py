@@ -25,7 +25,7 @@ class NNUNet:
 
     def listing(self) -> Listing:
         """Training cases, and test cases where their labels are there."""
-        root = existing_folder(self.root, "data.root")
+        root = existing_folder(self.root, "data.root", "imagesTr").parent
         labels = label_map(self.labels if self.labels is not None else self._declared(root), "data.source.labels")
         known = ", ".join(f"{value}: {NAMES[label]}" for value, label in labels.items())
         found = Listing()

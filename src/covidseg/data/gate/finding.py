@@ -43,7 +43,9 @@ def find(path: Path | str, recursive: bool) -> ScanSources:
     found.extend(_search(path, recursive, found))
     if not found:
         wrong = f"holds no scan ({found.ignored} other files)"
-        raise BadInput(shown(path.absolute()), wrong, "search deeper with recursive=true")
+        deeper = "search deeper with reading.recursive=true"
+        remedy = deeper if found.passed_over and not recursive else "give the folder that holds the scans"
+        raise BadInput(shown(path.absolute()), wrong, remedy)
     first: dict[str, ScanSource] = {}
     for source in found:
         twin = first.setdefault(source.id.lower(), source)

@@ -1,0 +1,95 @@
+"""A documented command as a reader means it: with its holes filled in, and made small."""
+
+import re
+import shlex
+
+# What a reader fills in, and the document ("" for all of them) in which it means that.
+FILLED_IN = [
+    ("README.md", "<run folder>", "runs/mine/covidsegnet-fv-paspp/lesion/seed0"),
+    ("docs/how-to.md", "<run folder>", "runs/train/paspp_outputs/lesion/seed0"),
+    ("", "=/data/", "="),
+    ("", "<command> ...", "status"),
+    ("", "<command>", "status"),
+    ("", "SUITE", "networks"),
+    ("", "model=<name>", "model=unet3d"),
+]
+
+# Seconds instead of days, as single values: a recipe that the command itself names stays what it is.
+SMALL = [
+    "trainer=cpu", "logger=csv", "model.width=2", "training.patch_size_zyx=[16,16,16]", "training.max_steps=2",
+    "training.validate_every=2", "training.checkpoint_every=2", "training.log_every=1", "training.loader_threads=1",
+    "inference.roi_zyx=[32,48,48]", "data.spacing_zyx=[9,9,9]", "data.workers=0",
+]  # fmt: skip
+ONE_RUN = [*SMALL, "model=unet3d"]  # of tests that choose the network themselves
+FEW_PHANTOMS = ["data.source.count=8", "data.source.shape_zyx=[34,48,48]"]
+ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
+# Two folds: of five that are named, or of data that a sweep finds to have no test set.
+SOME_FOLDS = ["fold=0,1"]
+TWO_FOLDS = ["data.splits.published=null", "data.splits.folds=2"]
+NEED_OPTIONS = ("prepare", "evaluate", "predict", "benchmark")
+
+
+class Call:
+    """A command with its holes filled in: which program it starts, with which options, and how it is made small."""
+
+    def __init__(self, command):
+        self.text = self.shown = re.sub(r"\s+#.*", "", command.text)
+        for document, hole, value in FILLED_IN:
+            if document in ("", command.document):
+                self.text = self.text.replace(hole, value)
+        if re.match(r"\w+\.py ", self.text):
+            self.text = f"python src/{self.text}"
+        words = shlex.split(self.text)
+        script = re.search(r"src/(\w+)\.py|covidseg\.cli\.(\w+)|^covidseg (\w+)", self.text)
+        made = words[1] if words[0] == "make" else ""
+        self.program = next(filter(None, script.groups())) if script else "shell"
+        self.options = [word for word in words if "=" in word and not word.startswith("ARGS=")]
+        self.args = None
+        if made.startswith("sweep-"):
+            self.args = " ".join(word.removeprefix("ARGS=") for word in words if word.startswith("ARGS="))
+            self.program, self.options = "train", [*shlex.split(self.args), f"sweep={made.removeprefix('sweep-')}"]
+        elif made in ("demo", "status"):
+            self.program = made
+        bare = script and words[-1].endswith((".py", f".{self.program}"))
+        if "--help" in words or (bare and self.program in NEED_OPTIONS):  # a script by its name alone
+            self.program = "help"
+
+    def option(self, name, default=None):
+        values = [option.removeprefix(f"{name}=") for option in self.options if option.startswith(f"{name}=")]
+        return values[-1] if values else default
+
+    @property
+    def two_folds(self):
+        """What leaves two folds of a cross-validation; nothing where there is none."""
+        if self.option("data") != "covid19_ct_seg":
+            return []
+        return SOME_FOLDS if self.option("fold") else TWO_FOLDS
+
+    @property
+    def appended(self):
+        """What makes the command one of seconds."""
+        if self.program == "help":
+            return [] if "--help" in self.text else ["--help"]
+        if self.program in ("evaluate", "predict"):
+            return ["device=cpu", *(["data.workers=0"] if self.option("data") else [])]
+        if self.program == "prepare":
+            return ["data.workers=0"]
+        if self.program not in ("train", "baseline"):
+            return []
+        small = [*SMALL, *(FEW_PHANTOMS if self.option("data", "phantom") == "phantom" else [])]
+        if self.option("trainer.devices"):
+            small.append("trainer.devices=2")
+        if sweep := self.option("sweep"):
+            small.append("hydra.launcher.slots=2")
+            if sweep in ROWS:
+                table, rows = ROWS[sweep]
+                small += [f"experiments/{table}={','.join(rows)}", "task=lesion", "seed=0"]
+            small += self.two_folds
+        return small
+
+    @property
+    def line(self):
+        """What the shell gets."""
+        if self.args is not None:
+            return f"{self.text} ARGS={shlex.quote(' '.join([self.args, *self.appended]))}"
+        return " ".join([self.text, *map(shlex.quote, self.appended)])
