@@ -34,7 +34,7 @@ def make_run(tmp_path):
         folder = RunFolder(run_dir(cfg))
         folder.claim(cfg)
         torch.manual_seed(seed)
-        network = instantiate(cfg.model)
+        network = instantiate(cfg.model, "model")
         state = {f"network.{name}": value for name, value in network.state_dict().items()}
         folder.checkpoints.mkdir()
         AtomicCheckpointIO().save_checkpoint({"state_dict": state}, folder.checkpoints / "last.ckpt")

@@ -46,14 +46,14 @@ def test_same_network_as_hydra(name):
     torch.manual_seed(0)
     ours = build_network(name, width=4)
     torch.manual_seed(0)
-    theirs = instantiate(model)
+    theirs = instantiate(model, "model")
     assert type(ours) is type(theirs) and repr(ours) == repr(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("slot, block", [(slot, block) for slot, blocks in SLOTS.items() for block in blocks])
 def test_every_block_composes_and_builds(slot, block):
-    theirs = instantiate(hydra_model("model=unet3d", f"model/{slot}={block}", "model.width=4"))
+    theirs = instantiate(hydra_model("model=unet3d", f"model/{slot}={block}", "model.width=4"), "model")
     assert shapes(theirs) == shapes(build_network("unet3d", width=4, **{slot: block}))
 
 
@@ -96,7 +96,7 @@ def test_yaml_of_a_block_repeats_the_constructors_reading(slot, block):
 
 def test_the_alternatives_are_options_on_the_command_line():
     model = hydra_model("model.variation.contrast.kernel_size=1", "model.pyramid.paspp_sum=outputs", "model.width=4")
-    network = instantiate(model)
+    network = instantiate(model, "model")
     assert network.after_block[0].branches["contrast"].excite[1].kernel_size == (1, 1, 1)
     assert network.context.paspp_sum == "outputs"
     assert shapes(network) == shapes(build_network("covidsegnet", width=4, **{"variation.contrast.kernel_size": 1}))
@@ -104,11 +104,11 @@ def test_the_alternatives_are_options_on_the_command_line():
 
 @pytest.mark.parametrize("task, channels", [("lesion", 2), ("lung", 2), ("joint", 3)])
 def test_the_task_sets_the_head(task, channels):
-    assert instantiate(hydra_model(f"task={task}", "model.width=4")).head.out_channels == channels
+    assert instantiate(hydra_model(f"task={task}", "model.width=4"), "model").head.out_channels == channels
 
 
 def test_one_sigmoid_channel():
-    assert instantiate(hydra_model("model.out_channels=1", "model.width=4")).head.out_channels == 1
+    assert instantiate(hydra_model("model.out_channels=1", "model.width=4"), "model").head.out_channels == 1
 
 
 def test_defaults_and_empty_slots():
@@ -181,7 +181,7 @@ def test_text_is_neither_a_switch_nor_a_number(model, option, value, wanted):
     config = hydra_model(f"model={model.split()[0]}", *model.split()[1:], f"model.{option}={value}")
     found = OmegaConf.select(config, option)
     with pytest.raises(BadInput) as error:
-        instantiate(config)
+        instantiate(config, "model")
     assert str(error.value).startswith(f"{option}={found!r}: is not of the right kind -> {wanted}")
 
 
@@ -216,26 +216,25 @@ HOSTILE = {
 
 @pytest.mark.parametrize("config", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("as_config", [False, True], ids=["dict", "DictConfig"])
-def test_nothing_off_the_list_is_run(config, as_config, monkeypatch, capfd):
+@pytest.mark.parametrize("group", ["model", "data", "optimizer", "loss", "augment"])
+def test_nothing_off_the_list_is_run(config, as_config, group, monkeypatch, capfd):
     monkeypatch.setattr("torch.load", lambda *args, **kwargs: pytest.fail("torch.load ran"))
     with pytest.raises(BadInput):
-        instantiate(OmegaConf.create(config) if as_config else config)
+        instantiate(OmegaConf.create(config) if as_config else config, group)
     assert "canary" not in capfd.readouterr().out
 
 
 def test_what_is_on_the_list():
-    optimizer = instantiate({"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.5})
+    optimizer = instantiate({"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.5}, "optimizer")
     assert optimizer([nn.Parameter(torch.zeros(1))]).defaults["lr"] == 0.5
-    assert isinstance(instantiate({"_target_": "torch.nn.Identity"}), nn.Identity)
+    assert isinstance(instantiate({"_target_": "torch.nn.Identity"}, "model"), nn.Identity)
 
 
 def test_an_unknown_argument_names_its_neighbour():
     with pytest.raises(BadInput, match="UNet3D has no such argument -> did you mean width"):
-        instantiate({"_target_": "covidseg.nets.unet3d.UNet3D", "widht": 4})
+        instantiate({"_target_": "covidseg.nets.unet3d.UNet3D", "widht": 4}, "model")
 
 
 def test_import_of_the_package_brings_no_torch():
-    code = (
-        "import sys, covidseg; assert 'torch' not in sys.modules; covidseg.build_network; assert 'torch' in sys.modules"
-    )
+    code = "import sys, covidseg, covidseg.data.prepare; covidseg.build_network; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -92,7 +92,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"state_dict": {}, "hparams": Canary()}, content)
     archive = content.getvalue()
     (tmp_path / "evil.ckpt").write_bytes(archive + b"covidseg-sha256:" + hashlib.sha256(archive).digest())
-    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+    with pytest.raises(Exception, match=r"something other than weights"):
         load_checkpoint(tmp_path / "evil.ckpt")
     assert not (tmp_path / "canary").exists()
 

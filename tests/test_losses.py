@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from monai.losses import DiceCELoss
 from omegaconf import OmegaConf
 
+from covidseg.build import instantiate
 from covidseg.losses import DiceCrossEntropy
 from covidseg.paths import CONF
 
@@ -104,6 +104,6 @@ def test_shipped_configurations():
         if name != "dice_ce":
             config = OmegaConf.merge(OmegaConf.load(CONF / "loss/dice_ce.yaml"), config)
             config.pop("defaults")
-        return instantiate(config)(logits, target).item()
+        return instantiate(config, "loss")(logits, target).item()
 
     assert of("dice_ce") == pytest.approx(0.5 * of("dice") + 0.5 * of("cross_entropy"), abs=1e-6)

@@ -75,7 +75,7 @@ def _is_like(value: Any, example: Any) -> bool:
 def build_task(cfg: DictConfig, stop: StopRequest) -> SegmentationTask:
     """The LightningModule of a configuration; the network's first weights follow from `cfg.seed`."""
     torch.manual_seed(cfg.seed)
-    network = instantiate(cfg.model)
+    network = instantiate(cfg.model, "model")
     for key in ("training.patch_size_zyx", "inference.roi_zyx"):
         _check_size(key, OmegaConf.select(cfg, key), network)
     if cfg.training.compile:
@@ -87,10 +87,10 @@ def build_task(cfg: DictConfig, stop: StopRequest) -> SegmentationTask:
     optimizer = OmegaConf.to_container(cfg.optimizer, resolve=True)
     module = SegmentationTask(
         network=network,
-        schedule=_tried("optimizer.schedule", lambda: instantiate(optimizer.pop("schedule"))),
-        loss=_tried("loss", lambda: instantiate(cfg.loss)),
-        optimizer=instantiate({**optimizer, "_partial_": True}),
-        augment=_tried("augment", lambda: instantiate(cfg.augment)),
+        schedule=_tried("optimizer.schedule", lambda: instantiate(optimizer.pop("schedule"), "optimizer")),
+        loss=_tried("loss", lambda: instantiate(cfg.loss, "loss")),
+        optimizer=instantiate({**optimizer, "_partial_": True}, "optimizer"),
+        augment=_tried("augment", lambda: instantiate(cfg.augment, "augment")),
         task=task,
         window=cfg.data.window,
         inferer=_tried("inference", lambda: WindowInferer(**cfg.inference)),

@@ -1,34 +1,36 @@
 """From configuration to objects: networks by name for Python users, `instantiate` for whatever YAML describes.
 
-A configuration may come with a downloaded run, so it is data: `_target_` is looked up in a list of classes that
-cannot do harm, and nothing else is ever imported or called. Hydra's own `instantiate` has a list of what is forbidden
-instead, which is no boundary.
+A configuration may come with a downloaded run, so it is data. What it may name are the classes that the suite's own
+YAML files name, each in its own group: `model` takes what conf/model/**.yaml takes. Nothing else is ever imported or
+called. Further classes come from YAML files of this machine alone: conf/local, and the folder that COVIDSEG_CONF names.
+Hydra's own `instantiate` has a list of what is forbidden instead, which is no boundary.
 """
 
 import difflib
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
 from covidseg.errors import BadInput
-from covidseg.paths import CONF
+from covidseg.paths import CONF, own_configuration
 
-# A class is admitted when one of these modules, or a module of these packages, defines it.
-MODULES = ("covidseg.losses", "covidseg.schedules", "covidseg.data.augment")
-PACKAGES = ("covidseg.nets", "covidseg.blocks")
-CLASSES = ("torch.nn.Identity", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+if TYPE_CHECKING:  # the sweep's driver and prepare.py do without torch
+    from torch import nn
 
-Slot = str | Callable[[int], nn.Module]
+_TARGET = re.compile(r"""^[ \t]*["']?_target_["']?:[ \t]*["']?([A-Za-z_][\w.]*)""", re.MULTILINE)
+
+Slot = str | Callable[[int], Any]
 
 
-def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None = None, **options: Any) -> nn.Module:
+def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None = None, **options: Any) -> "nn.Module":
     """The network of `conf/model/<name>.yaml`, the same one that `python src/train.py model=<name>` trains.
 
     `variation` and `pyramid`: a file name of `conf/model/variation` and `conf/model/pyramid` ("none" for an empty
@@ -50,39 +52,47 @@ def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None
             OmegaConf.update(config, key, value.item() if isinstance(value, np.generic) else value, merge=True)
         except OmegaConfBaseException as error:
             raise BadInput(f"{key}={value!r}", "is no value of an option", "a number, true, false or text") from error
-    return instantiate(config, **own)
+    return instantiate(config, "model", **own)
 
 
-def instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:
+def instantiate(config: Mapping[str, Any], group: str, at: str = "", /, **arguments: Any) -> Any:
     """The object that `config` describes: the class `_target_` called with the other keys, inner objects first.
 
-    `_partial_: true` gives `functools.partial` of it. `arguments` come on top of the configuration's own. Raises
-    `BadInput` when a class is not on the list, when it has no such argument, when a value is of another kind than the
-    argument's default, or when the class refuses it.
+    `group`: the config group that it belongs to, whose YAML files say which classes there are. `at`: how an error names
+    the place of the configuration's keys, as `data.source.`. `_partial_: true` gives
+    `functools.partial` of the class. `arguments` come on top of the configuration's own. Raises `BadInput` when the
+    group has no such class, when the class has no such argument, when a value is of another kind than the argument's
+    default, or when the class refuses it.
     """
     tree = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
     plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    if "_target_" not in plain:
+        raise BadInput(group, "its configuration names no class", f"choose one of conf/{group}")
     try:
-        return _make(plain, arguments)
+        return _make(plain, group, arguments, at)
     except ValueError as error:
-        raise BadInput(plain.get("_target_", "configuration"), str(error)) from error
+        raise BadInput(plain["_target_"], str(error)) from error
+    except (TypeError, OverflowError, RuntimeError) as error:
+        raise BadInput(at.rstrip(".") or group, " ".join(str(error).split()), "--help shows the options") from error
 
 
-def _make(node: Any, more: Mapping[str, Any] | None = None, path: str = "") -> Any:
+def _make(node: Any, group: str, more: Mapping[str, Any] | None = None, path: str = "") -> Any:
     """`path` names the node's place in the configuration: "", "variation.", "variation.contrast."."""
     if isinstance(node, list):
-        return [_make(item, path=path) for item in node]
+        return [_make(item, group, path=path) for item in node]
     if not isinstance(node, dict):
         return node
     arguments = {
-        key: _make(value, path=f"{path}{key}.") for key, value in node.items() if key not in ("_target_", "_partial_")
+        key: _make(value, group, path=f"{path}{key}.")
+        for key, value in node.items()
+        if key not in ("_target_", "_partial_")
     }
     for key in arguments:
         if str(key).startswith("_"):
             raise BadInput(key, "is no key of a configuration", "only _target_ and _partial_ start with an underscore")
     if "_target_" not in node:
         return arguments
-    target = _admitted(node["_target_"])
+    target = _admitted(node["_target_"], group)
     parameters = inspect.signature(target).parameters
     for key, value in arguments.items():
         if key in parameters:
@@ -106,29 +116,35 @@ def _check_kind(option: str, value: Any, default: Any) -> None:
         raise BadInput(f"{option}={value!r}", "is not of the right kind", "a number, without quotes")
 
 
-def _admitted(name: Any) -> type:
-    """The class of that name, imported only once its module is known to be on the list."""
+def admitted(group: str) -> frozenset[str]:
+    """The classes that a configuration of the group may name: those that its YAML files name."""
+    folders = (CONF, *own_configuration())
+    files = [file for folder in folders for file in (folder / group).rglob("*.yaml")]
+    return frozenset(name for file in files for name in _TARGET.findall(file.read_text(encoding="utf-8")))
+
+
+def _admitted(name: Any, group: str) -> type:
+    """The class of that name, imported only once it is known to be on the list."""
     module, _, attribute = str(name).rpartition(".")
-    package = module.rpartition(".")[0]
-    if name in CLASSES or module in MODULES or package in PACKAGES:
+    if isinstance(name, str) and name in admitted(group):
         try:
             found = getattr(importlib.import_module(module), attribute, None)
-        except ModuleNotFoundError:
-            found = None
-        # A module also has what it imports as attributes: only what it defines itself counts.
-        if isinstance(found, type) and (name in CLASSES or found.__module__ == module):
+        except ModuleNotFoundError as error:
+            raise BadInput(name, f"cannot be imported ({error})", "install its package, or correct the name") from None
+        if isinstance(found, type):
             return found
-    raise BadInput(name, "is no class that a configuration may name", "the list stands in covidseg/build.py")
+    remedy = f"conf/{group} holds those that there are; your own need a YAML file in conf/local/{group}"
+    raise BadInput(name, f"is no class that a configuration of {group} may name", remedy)
 
 
 def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
     """`conf/<group>/<name>.yaml` with its defaults list followed as Hydra does, `chosen` taking the place of
     defaults.
     """
-    names = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-    if name not in names:
-        raise BadInput(f"{group}={name}", "there is no such choice", _nearest(name, names))
-    config = OmegaConf.load(CONF / group / f"{name}.yaml")
+    files = _choices(group)
+    if name not in files:
+        raise BadInput(f"{group}={name}", "there is no such choice", _nearest(name, files))
+    config = OmegaConf.load(files[name])
     parts = []
     for entry in config.pop("defaults", ["_self_"]):
         if entry == "_self_":
@@ -141,9 +157,15 @@ def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
     return OmegaConf.merge(*parts)
 
 
+def _choices(group: str) -> dict[str, Path]:
+    """Name -> file of a config group's choices; the suite's own come first, as in Hydra's search path."""
+    folders = (CONF, *own_configuration())
+    files = [file for folder in folders[::-1] for file in sorted((folder / group).glob("*.yaml"))]
+    return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
+
+
 def _networks_with(slot: str) -> list[str]:
-    names = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-    return [name for name in names if slot in _compose("model", name, {})]
+    return [name for name in _choices("model") if slot in _compose("model", name, {})]
 
 
 def _check_option(name: str, config: DictConfig, key: str) -> None:

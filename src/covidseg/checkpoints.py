@@ -7,20 +7,38 @@ A file is torch's own archive followed by a sha256 of it, so that it stays verif
 import hashlib
 import io
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pytorch_lightning as pl
 import torch
+from packaging.version import Version
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import atomic_path, sweep_temporaries
+from covidseg.readback import NUMBER, mismatch
 
+FORMAT = 1  # of a checkpoint's content; another one is refused
+FORMAT_KEY = "covidseg_format"
+_LIGHTNING = "pytorch-lightning_version"
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
 _MARK = b"covidseg-sha256:"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size
+
+
+_TRAINING_STATE = {
+    "global_step": int,
+    "epoch": int,
+    _LIGHTNING: re.compile(r"\d+\.\d+[0-9a-zA-Z.+-]*"),
+    "loops": dict,
+    "callbacks": {"Boundary?": {"best?": NUMBER, "best_step?": int}},
+    "optimizer_states": [dict],
+    "lr_schedulers": [dict],
+}
 
 
 class Truncated(BadInput):
@@ -34,6 +52,7 @@ class AtomicCheckpointIO(CheckpointIO):
         path = Path(path)
         if bad := [name for name, value in checkpoint["state_dict"].items() if not _is_finite(value)]:
             raise CovidSegError(path.name, f"not saved: {bad[0]} holds NaN or infinity", "lower the learning rate")
+        checkpoint[FORMAT_KEY] = FORMAT
         with atomic_path(path) as temporary:
             with open(temporary, "wb") as stream:
                 hashing = _Hashing(stream)
@@ -64,7 +83,15 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise Truncated(path.name, "is truncated or not a checkpoint of this suite", "use an older checkpoint")
     if hashlib.sha256(archive).digest() != trailer[len(_MARK) :]:
         raise BadInput(path.name, "does not match its checksum: it was altered after it was written", "restore it")
-    checkpoint = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    try:
+        checkpoint = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler's own, and whatever a made-up archive makes torch trip over
+        raise BadInput(path.name, "holds something other than weights", "never trust this file") from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(_is_weight(*entry) for entry in state.items()):
+        raise BadInput(path.name, "holds something other than weights", "never trust this file")
+    if (written := checkpoint.get(FORMAT_KEY, FORMAT)) != FORMAT:
+        raise BadInput(path.name, f"has format {written!r}, this code reads {FORMAT}", "use the code that wrote it")
     if bad := [name for name, value in checkpoint["state_dict"].items() if not _is_finite(value)]:
         raise BadInput(path.name, f"{bad[0]} holds NaN or infinity", "use an older checkpoint")
     return checkpoint
@@ -88,6 +115,28 @@ def to_resume(folder: Path) -> tuple[Path, dict[str, Any], str] | None:
     if passed_over:
         raise BadInput(folder.name, passed_over, "no older one is left; resume=never in another row= starts over")
     return None
+
+
+def require_training_state(path: Path, content: dict[str, Any]) -> str:
+    """What there is to say about the Lightning that wrote a checkpoint ("": it was this one).
+
+    Raises `BadInput` where the content is not what a training needs to go on, or a newer Lightning wrote it; what an
+    older one wrote is migrated by Lightning.
+    """
+    if wrong := mismatch(content, _TRAINING_STATE):
+        wrong = f"is none that training can go on from ({wrong})"
+        raise BadInput(path.name, wrong, "restore it, or choose another row=")
+    ours, theirs = (Version(text) for text in (pl.__version__, content[_LIGHTNING]))
+    if theirs.release[:2] > ours.release[:2]:
+        wrong = f"was written by Lightning {theirs}, and {ours} is installed"
+        raise BadInput(path.name, wrong, f"pip install 'pytorch-lightning>={theirs}', or choose another row=")
+    if theirs.release[:2] < ours.release[:2]:
+        return f"{path.name} was written by Lightning {theirs}: migrated to {ours}"
+    return ""
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _keep_previous(path: Path) -> None:

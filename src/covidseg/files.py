@@ -20,6 +20,7 @@ from typing import Any
 from covidseg.errors import EnvironmentFault
 
 TEMPORARY_PREFIX = ".tmp-"
+MAX_JSON_BYTES = 1 << 28  # a case.json with all its coordinates has a thousandth of it
 DISK_FAULTS = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "your quota is used up; choose another folder",
@@ -73,8 +74,24 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """The content of a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The content of a JSON file of at most `MAX_JSON_BYTES`. Raises `OSError`, or `ValueError` for anything else."""
+    with open(path, "rb") as stream:
+        content = stream.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MiB of JSON")
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> Any:
+    """Strict JSON: NaN and infinity are none. Raises `ValueError`, also for what is nested without end."""
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from covidseg.data.scans import Scan, ScanSource, read_scan, write_mask
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import read_json, sha256, sweep_temporaries, write_csv, write_json
 from covidseg.quantify import FIGURES, NOTES, NOTICE, doubts, quantify
+from covidseg.readback import require_shape
 from covidseg.segmenter import Segmenter
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -149,7 +150,7 @@ class Predictor:
                     raise BadInput(f"case {case}", wrong, "choose another output")
                 resumed = self._is_done(entry, request, files)
         if resumed:
-            figures = read_json(files["quantities"])["figures"]
+            figures = _read_figures(files["quantities"])
             return Result(case, figures, (*scan.notes, *doubts(figures)), time.perf_counter() - started, resumed=True)
 
         notes, seconds = (*scan.notes, *doubts(figures)), time.perf_counter() - started
@@ -169,15 +170,16 @@ class Predictor:
         What another process has listed since this one began stays listed; with `complete=False`, for a call that was
         ended before its last scan, so does what an earlier call listed.
         """
+        columns = (*FIGURES, "left_right_method")
         with self._books() as manifest:
             rows = []
             for case, entry in sorted(manifest.items()):
                 page = self.output / f"{case}_quantities.json"
                 if entry["files"] and page.is_file():
-                    figures = {name: value for name, value in read_json(page)["figures"].items() if name != "undefined"}
-                    rows.append({"case": case, **figures, "notice": NOTICE})
+                    figures = _read_figures(page)
+                    rows.append({"case": case, **{name: figures.get(name) for name in columns}, "notice": NOTICE})
             if rows:
-                write_csv(self.output / TABLE, rows, ("case", *FIGURES, "left_right_method", "notice"))
+                write_csv(self.output / TABLE, rows, ("case", *columns, "notice"))
             listed = {
                 case: error
                 for case, error in _read_failures(self.output / FAILURES).items()
@@ -257,13 +259,22 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         cases = read_json(path)["cases"]
-        if not all({"request", "files"} <= entry.keys() for entry in cases.values()):
-            raise KeyError("request")
-    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
+        require_shape(cases, {...: {"request": dict, "files": {...: str}}}, path.name, "")
+        if any(case in ("", ".", "..") or "/" in case or "\0" in case for case in cases):
+            raise ValueError("it names what is no file")
+    except (ValueError, KeyError, TypeError, BadInput, IsADirectoryError) as error:
         raise BadInput(path.name, "is damaged", "remove it; overwrite=true then does its cases again") from error
     except OSError as error:
         raise OutputFault(path.name, f"cannot be read ({error.strerror})", "choose another output") from error
     return cases
+
+
+def _read_figures(page: Path) -> dict[str, Any]:
+    """The figures in a case's JSON file."""
+    try:
+        return require_shape(read_json(page), {"figures": dict}, page.name, "")["figures"]
+    except (OSError, ValueError, BadInput) as error:
+        raise BadInput(page.name, "is damaged", "overwrite=true does its case again") from error
 
 
 def _read_failures(path: Path) -> dict[str, str]:

@@ -16,13 +16,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf.errors import OmegaConfBaseException
+from yaml import AliasToken, AnchorToken, TagToken, YAMLError
 
+from covidseg.data.gate.names import printable
 from covidseg.data.splits import ALL
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import environment_faults, read_json, write_json, write_text
 from covidseg.paths import CONF
+from covidseg.readback import NUMBER, mismatch
 
 # What a result depends on. Everything else (devices, logger, places, resume) may change between two starts of one run.
 SIGNIFICANT = ("seed", "fold", "task", "model", "data", "augment", "loss", "optimizer", "training", "inference")
@@ -37,8 +41,45 @@ UNSCORED = (
 )
 NOT_SCORED = "trained, not scored"  # what `fold=all` asks for
 _RUN_NAME = re.compile(r"seed(\d+)(?:-fold(\d+|all))?")
-_OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_CONFIG_BYTES = 1 << 20
+_SECTIONS = {f"{section}?": dict for section in ("task", "model", "data", "training", "inference", "trainer", "paths")}
+_STATUS = {
+    "state": str,
+    "step?": int,
+    "max_steps?": int,
+    "patches_per_second?": NUMBER,
+    "updated?": NUMBER,
+    "pid?": int,
+    "reason?": str,
+}
+_SUMMARY = {"n?": int, "dice?": {"mean?": NUMBER, "n?": int}}
+_METRICS = {
+    "sets?": {...: {...: _SUMMARY}},
+    "train?": {"seconds?": NUMBER, "steps?": int},
+    "parameters?": int,
+    "multiply_adds?": int,
+}
+_MANIFEST = {
+    "config_hash?": str,
+    "data?": {"name?": _NAME, "hash?": _NAME},
+    "cases?": {...: int},
+    "left_out?": [str],
+    "parameters?": int,
+    "multiply_adds?": int,
+    "attempts?": [
+        {
+            "started?": str,
+            "device?": str,
+            "processes?": int,
+            "precision?": str,
+            "effective_batch_size?": int,
+            "git?": {"commit?": str, "dirty?": bool},
+            "versions?": {...: str},
+        }
+    ],
+}
+_OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
 _SECRET = re.compile(r"(?:^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
 
@@ -113,9 +154,7 @@ class RunFolder:
         """Whether nothing is left to do: there are results, with scores unless the run asked for none."""
         if not self.has_results or self.asks_for_no_score:
             return self.has_results
-        with suppress(OSError, ValueError, AttributeError):
-            return any(read_json(self.path / "metrics.json").get("sets", {}).values())
-        return False
+        return any(((self.metrics or {}).get("sets") or {}).values())
 
     @property
     def is_unscored(self) -> bool:
@@ -125,19 +164,47 @@ class RunFolder:
     @property
     def status(self) -> dict[str, Any] | None:
         """What the run last said about itself: state, step, max_steps, patches_per_second, updated, pid, reason."""
+        status = self._told("status.json", _STATUS)
+        return status and {key: printable(value) if isinstance(value, str) else value for key, value in status.items()}
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """The content of metrics.json; None where there is none, or something else."""
+        return self._told("metrics.json", _METRICS)
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The content of manifest.json; None where there is none, or something else."""
+        return self._told("manifest.json", _MANIFEST)
+
+    def _told(self, name: str, shape: Any) -> dict[str, Any] | None:
         with suppress(OSError, ValueError):
-            return read_json(self.path / "status.json")
+            told = read_json(self.path / name)
+            return None if mismatch(told, shape) else told
         return None
 
     @property
     def config(self) -> DictConfig | None:
-        """The content of config.yaml, None where there is none; `BadInput` where it is no YAML."""
+        """The content of config.yaml, None where there is none; `BadInput` where it is not what a run writes.
+
+        It was written resolved, without anchors: an interpolation could only fetch what it should not, an alias only
+        make a small file large.
+        """
         if not self.config_path.exists():
             return None
         try:
-            return OmegaConf.load(self.config_path)
-        except (YAMLError, ValueError, OSError) as error:
-            raise BadInput(f"{self}/config.yaml", "cannot be read", "restore it, or remove the folder") from error
+            text = _text_of(self.config_path)
+            if any(isinstance(token, AliasToken | AnchorToken | TagToken) for token in yaml.scan(text)):
+                raise ValueError("it holds an anchor or a tag")
+            config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
+            if _INTERPOLATION.search(OmegaConf.to_yaml(config, resolve=False)):
+                raise ValueError("it holds an interpolation (${...})")
+            if wrong := mismatch(OmegaConf.to_container(config, resolve=False), _SECTIONS):
+                raise ValueError(wrong)
+            return config
+        except (YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
+            wrong = f"cannot be read ({' '.join(str(error).split())[:120]})"
+            raise BadInput(f"{self}/config.yaml", wrong, "restore it, or remove the folder") from error
 
     @property
     def config_hash(self) -> str | None:
@@ -194,6 +261,15 @@ class RunFolder:
             except BlockingIOError:
                 return True
         return False
+
+
+def _text_of(path: Path) -> str:
+    """A small text file, whole."""
+    with open(path, "rb") as stream:
+        content = stream.read(_MAX_CONFIG_BYTES + 1)
+    if len(content) > _MAX_CONFIG_BYTES:
+        raise ValueError(f"it has more than {_MAX_CONFIG_BYTES} bytes")
+    return content.decode("utf-8")
 
 
 def _significant(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Everything a network needs is read from its run folder: what it is, how its input is made, which weights were scored.
 """
 
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from torch import nn
 from covidseg.build import instantiate
 from covidseg.checkpoints import BEST, LAST, load_checkpoint
 from covidseg.data.grid import Grid
-from covidseg.errors import BadInput, CovidSegError
+from covidseg.errors import BadInput
 from covidseg.files import sha256
 from covidseg.inference import Progress, WindowInferer, segment_case
+from covidseg.readback import NUMBER, mismatch
 from covidseg.runs import RunFolder
 from covidseg.structures import Task
 
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     from covidseg.data.store import PreparedCase
 
 _PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
-_UNESCAPED = re.compile(r"(?<!\\)\$\{")
+MIN_SPACING_MM = 0.05  # finer is no CT, and one scan would fill the memory
+MAX_WINDOW = 1 << 30  # voxels
+_NEEDED = {
+    "task": {"name": str, "out_channels": int, "label_to_target": [int], "structures": {...: dict}},
+    "model": {"_target_": str},
+    "data": {"spacing_zyx": [NUMBER, NUMBER, NUMBER], "window": [NUMBER, NUMBER]},
+    "inference": {"roi_zyx?": [int, int, int]},
+    "training": {"evaluate": {"last", "best"}},
+}
 
 
 @dataclass(frozen=True)
@@ -85,15 +94,17 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     folder = RunFolder(run)
     what = f"run={folder}"
     config = _plain_config(folder)
-    try:
-        task = Task.from_config(config["task"])
-        network = instantiate(config["model"])
-        spacing, window = tuple(config["data"]["spacing_zyx"]), tuple(config["data"]["window"])
-        options = {**config["inference"], **inference}
-        wanted = config["training"]["evaluate"] if checkpoint == "auto" else checkpoint
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(what, f"config.yaml is not that of a run ({error!r})", "train it again") from error
-    digest = _restore(network, folder, wanted)
+    if wrong := mismatch(config, _NEEDED):
+        raise BadInput(what, f"config.yaml is not that of a run ({wrong})", "train it again")
+    task = Task.from_config(config["task"])
+    spacing, window = tuple(config["data"]["spacing_zyx"]), tuple(config["data"]["window"])
+    if min(spacing) < MIN_SPACING_MM or window[0] >= window[1]:
+        raise BadInput(what, f"was not trained at {spacing} mm, in a window of {window} HU", "restore its config.yaml")
+    options = {**config["inference"], **inference}
+    roi = options.get("roi_zyx")
+    if roi is not None and not 0 < math.prod(max(n, 0) for n in roi) <= MAX_WINDOW:
+        raise BadInput(what, f"its window of {roi} voxels is none that a machine can hold", "give inference.roi_zyx")
+    network, digest = _restored(config["model"], folder, config["training"]["evaluate"], checkpoint)
 
     where = _device(device)
     if options.setdefault("precision", "auto") == "auto":
@@ -119,30 +130,30 @@ def _device(name: str) -> torch.device:
 
 
 def _plain_config(folder: RunFolder) -> dict[str, Any]:
-    """The run's configuration. It was saved resolved; an interpolation in it could only fetch what it should not."""
-    what = f"run={folder}"
+    """The run's configuration, which is saved resolved."""
     if (config := folder.config) is None:
-        raise BadInput(what, "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
-    if _UNESCAPED.search(OmegaConf.to_yaml(config, resolve=False)):
-        raise BadInput(what, "config.yaml holds an interpolation (${...})", "restore the one training wrote")
+        raise BadInput(f"run={folder}", "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
     return OmegaConf.to_container(config)
 
 
-def _restore(network: nn.Module, folder: RunFolder, wanted: str) -> str:
-    """Put the weights of a checkpoint into the network; returns the sha256 of the file."""
+def _restored(model: Mapping[str, Any], folder: RunFolder, scored: str, checkpoint: str) -> tuple[nn.Module, str]:
+    """The network with the weights of a checkpoint, and the sha256 of that file.
+
+    The network is first made without memory: one that does not fit the weights, as of a width of a million, never is.
+    """
+    wanted = scored if checkpoint == "auto" else checkpoint
     if wanted not in ("last", "best"):
         raise BadInput(f"checkpoint={wanted}", "there is no such choice", "auto, last or best")
     path = folder.checkpoints / (BEST if wanted == "best" else LAST)
-    try:
-        state = load_checkpoint(path)["state_dict"]
-    except CovidSegError:
-        raise
-    except Exception as error:  # the unpickler's own: whatever it met is not weights
-        raise BadInput(path.name, "holds something other than weights", "never trust this file") from error
+    with torch.device("meta"):
+        outline = instantiate(model, "model")
+    state = load_checkpoint(path)["state_dict"]
     weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        wrong = f"does not fit the network of config.yaml: {' '.join(str(error).split())[:200]}"
-        raise BadInput(path.name, wrong, "checkpoint and config.yaml must come from one run") from error
-    return sha256(path)
+    expected = outline.state_dict()
+    shapes, found = ({name: one.shape for name, one in part.items()} for part in (expected, weights))
+    if odd := [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]:
+        wrong = f"does not fit the network of config.yaml: {', '.join(sorted(odd)[:3])}"
+        raise BadInput(path.name, wrong, "checkpoint and config.yaml must come from one run")
+    network = instantiate(model, "model")
+    network.load_state_dict(weights)
+    return network, sha256(path)

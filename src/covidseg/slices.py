@@ -5,6 +5,7 @@ of a table keeps the same ones and their contours can stand side by side.
 """
 
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from covidseg.errors import BadInput
 from covidseg.files import atomic_path
 
 if TYPE_CHECKING:  # the report reads slices without torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # the report reads slices without torch
 
 FOLDER = "slices"
 CASES_PER_SET = 3
+_MAX_BYTES = 1 << 28
 _SURFACE_VOXELS = 112  # longest side of the kept volumes: 4 mm for an adult chest
 
 
@@ -86,22 +89,40 @@ class Slice:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; `BadInput` where it is something else."""
         case, _, structure = Path(path).stem.rpartition("_")
-        with np.load(path) as kept:
-            shape = tuple(int(size) for size in kept["volumes_shape"])
-            volumes = np.unpackbits(kept["volumes"], count=math.prod(shape)).astype(bool).reshape(shape)
-            return cls(
-                case,
-                structure,
-                int(kept["z"]),
-                kept["image"],
-                kept["reference"],
-                kept["prediction"],
-                tuple(kept["spacing_yx"].tolist()),
-                volumes,
-                tuple(kept["volume_spacing_zyx"].tolist()),
-            )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
+                    raise ValueError("it unpacks to more than a slice")
+            with np.load(path, allow_pickle=False) as kept:
+                shape = tuple(int(size) for size in kept["volumes_shape"])
+                volumes = np.unpackbits(kept["volumes"], count=math.prod(shape)).astype(bool).reshape(shape)
+                one = cls(
+                    case,
+                    structure,
+                    int(kept["z"]),
+                    kept["image"],
+                    kept["reference"],
+                    kept["prediction"],
+                    tuple(float(step) for step in kept["spacing_yx"].tolist()),
+                    volumes,
+                    tuple(float(step) for step in kept["volume_spacing_zyx"].tolist()),
+                )
+            one._require_sense()
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise BadInput(Path(path).name, f"is no slice that a run keeps ({error})", "remove it") from error
+        return one
+
+    def _require_sense(self) -> None:
+        planes = (self.image, self.reference, self.prediction)
+        if [plane.dtype for plane in planes] != [np.int16, bool, bool] or len({plane.shape for plane in planes}) != 1:
+            raise ValueError("its image and masks differ")
+        steps = (*self.spacing_yx, *self.volume_spacing_zyx)
+        if self.image.ndim != 2 or self.volumes.ndim != 4 or len(self.volumes) != 2 or len(steps) != 5:
+            raise ValueError("its arrays have other dimensions")
+        if not all(0 < step < math.inf for step in steps):
+            raise ValueError(f"its voxels of {steps} mm")
 
 
 def keeping_slices(

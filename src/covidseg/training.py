@@ -17,7 +17,7 @@ from rich.console import Console
 from covidseg import manifest, processes, tracking
 from covidseg.assembly import build_task, check, make_trainer
 from covidseg.callbacks import Boundary
-from covidseg.checkpoints import to_resume
+from covidseg.checkpoints import require_training_state, to_resume
 from covidseg.cli.evaluate import case_progress
 from covidseg.data.datamodule import CTDataModule
 from covidseg.data.prepare import prepare
@@ -139,6 +139,7 @@ def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> P
             raise BadInput(str(folder), "there is no checkpoint to resume from", "resume=auto starts from scratch")
         return None
     path, content, passed_over = found
+    migrated = require_training_state(path, content)
     step = content["global_step"]
     if cfg.resume == "never":
         raise BadInput(str(folder), f"holds a run at step {step}", "resume=auto goes on; or choose another row=")
@@ -149,8 +150,8 @@ def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> P
         wrong = f"does not fit the network: {', '.join(odd[:3])} and {len(odd) - 3} more" if odd[3:] else str(odd)
         raise BadInput(path.name, wrong, "the code changed since it was written: check out the manifest's commit")
     if not processes.rank():
-        if passed_over:
-            print(passed_over)
+        for notice in filter(None, (passed_over, migrated)):
+            print(notice)
         print(f"{folder}: resuming from {path.name} at step {step}, configuration {config_hash(cfg)}")
     return path
 

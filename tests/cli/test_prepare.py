@@ -56,7 +56,7 @@ def test_refused_cases_exit_2_and_the_others_are_prepared(scans, tmp_path):
 def test_an_option_of_another_data_set_is_named(scans, tmp_path):
     done = run(f"data.root={scans}", "+data.source.count=3", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: data.source: Folder got an unexpected keyword argument 'count' -> ")
+    assert done.stderr.startswith("error: data.source.count: Folder has no such argument -> one of root, ")
     assert len(done.stderr.strip().splitlines()) == 1
 
 

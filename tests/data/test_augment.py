@@ -130,7 +130,7 @@ def test_intensity_keeps_the_mean_but_for_the_shift():
 def test_the_strong_preset_is_a_function_of_the_generator_and_leaves_its_input_alone():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=["recipe=strong"])
-    augment = instantiate(cfg.augment)
+    augment = instantiate(cfg.augment, "augment")
     image, mask = volume(batch=6, shape=(16, 16, 16))
     kept = image.clone(), mask.clone()
     once, again, other = (augment(image, mask, rng(seed)) for seed in (5, 5, 6))

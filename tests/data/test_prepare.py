@@ -649,7 +649,7 @@ def test_check_writes_nothing(make_folder, data_config, tmp_path):
 def test_p13_a_converter_outside_the_package_is_refused(data_config, tmp_path):
     config = data_config(tmp_path)
     config["source"] = {"_target_": "os.system", "command": f"touch {tmp_path}/canary"}
-    with pytest.raises(BadInput, match="is no converter"):
+    with pytest.raises(BadInput, match="is no class that a configuration of data may name"):
         preparation.check(config)
     assert not (tmp_path / "canary").exists()
 

@@ -29,7 +29,7 @@ def composed(table, row):
 def small_network(table, row):
     config = composed(table, row).copy()
     config.model.width = 4
-    return instantiate(config.model)
+    return instantiate(config.model, "model")
 
 
 def test_the_rows_are_those_of_the_paper():

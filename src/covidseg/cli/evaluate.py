@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from covidseg.cli.app import application
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import read_json
+from covidseg.runs import RunFolder
 
 SETS = ("train", "validation", "test", "external")
 MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it was written here, and may be replaced
@@ -75,20 +76,21 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     from covidseg.data.prepare import plain, prepare
 
     overwrite = switch(cfg, "overwrite")
-    if "data" in cfg:
-        if cfg.paths.data is None:
-            cfg.paths.data = "data"
-        data, paths, fold = plain(cfg.data), cfg.paths, None
+    home, own = str(cfg.paths.data or "data"), "data" not in cfg
+    if own:
+        data, fold = _moved(dict(run["data"]), str(run["paths"]["data"]), home), run["fold"]
     else:
-        data, paths, fold = dict(run["data"]), run["paths"], run["fold"]
-        if cfg.paths.data is not None:
-            data, paths = _moved(data, str(paths["data"]), str(cfg.paths.data)), cfg.paths
+        data, fold = plain(cfg.data), None
     if run is not None:
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
         _refuse_output(Path(str(cfg.output)), data["root"], overwrite)
-    dataset = prepare(data, paths)
+    dataset = _training_data(folder, run, home) if own else None
+    # A run's configuration is a stranger's: it may say what is read, but nothing is computed or written where it says.
+    dataset = dataset or prepare(data, {"data": home}, computing=not own)
     output = Path(str(cfg.output)) if cfg.output is not None else folder / "evaluation" / dataset.folder.name
+    if cfg.output is None and not output.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{folder.name}/evaluation", "is a link out of the run folder", "give output=...")
     _refuse_output(output, data["root"], overwrite)
     if run is not None and list(dataset.spacing_zyx) != list(data["spacing_zyx"]):
         wrong = f"was prepared at {dataset.spacing_zyx} mm, the run was trained at {tuple(data['spacing_zyx'])} mm"
@@ -103,7 +105,7 @@ def _seen(
     from covidseg.evaluation import seen_in_training
 
     config = segmenter.config
-    training = _training_data(Path(str(cfg.run)), config, dataset, cfg.paths.data)
+    training = _training_data(Path(str(cfg.run)), config, str(cfg.paths.data or "data"), dataset)
     if training is not None and training.hash == dataset.hash and fold == config["fold"]:
         return {"train": [], "validation": []}  # its own split
     try:
@@ -124,19 +126,17 @@ def _seen(
     return seen
 
 
-def _training_data(run: Path, config: Mapping[str, Any], dataset: Any, data_dir: str | None) -> Any:
+def _training_data(run: Path, config: Mapping[str, Any], home: str, dataset: Any = None) -> Any:
     """The data set that the run's manifest names, where its prepared folder can still be found."""
     from covidseg.data.store import PreparedDataset
 
-    try:
-        name, digest = (read_json(run / "manifest.json")["data"][key] for key in ("name", "hash"))
-    except (OSError, ValueError, KeyError, TypeError):
+    data = (RunFolder(run).manifest or {}).get("data")
+    if not data or not {"name", "hash"} <= data.keys():
         return None
+    name, digest = data["name"], data["hash"]
     prepared = config["data"].get("prepared")
-    places = [dataset.folder, *([Path(prepared).expanduser()] if prepared else [])]
-    places += [
-        Path(str(place)) / "prepared" / f"{name}-{digest}" for place in (data_dir, config["paths"]["data"]) if place
-    ]
+    places = [*([dataset.folder] if dataset else []), *([Path(str(prepared)).expanduser()] if prepared else [])]
+    places += [Path(str(place)) / "prepared" / f"{name}-{digest}" for place in (home, config["paths"]["data"])]
     for place in places:
         with suppress(CovidSegError, OSError):
             found = PreparedDataset.open(place)

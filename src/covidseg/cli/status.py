@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.text import Text
 
 from covidseg.cli.app import application
+from covidseg.data.gate.names import printable
 from covidseg.errors import BadInput
-from covidseg.files import read_json
 from covidseg.runs import RunFolder
-from covidseg.sweep.ledger import is_held
+from covidseg.sweep.ledger import is_held, read_ledger
 from covidseg.sweep.rows import State, judged
 from covidseg.sweep.view import describe, table_of
 
@@ -43,7 +43,10 @@ def overview(runs: Path, name: str | None = None) -> tuple[Group, bool]:
     """Tables of the newest sweep of each name, of those that run, of all other runs; and whether a sweep runs."""
     parts, seen, any_held = [], set(), False
     for path in sorted((runs / ".sweeps").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
-        sweep, held = read_json(path), is_held(path)
+        sweep, held = read_ledger(path), is_held(path)
+        if sweep is None:
+            parts.append(Text(f"{printable(path.name)} is no ledger of a sweep"))
+            continue
         if (name and sweep["sweep"] != name) or (sweep["sweep"] in seen and not held):
             continue
         any_held |= held

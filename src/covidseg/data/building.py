@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from covidseg.data.case import Order
-from covidseg.data.store import ARRAYS, MARKER
+from covidseg.data.store import ARRAYS, CASE, MARKER
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import TEMPORARY_PREFIX, read_json, sha256, write_bytes, write_csv, write_json
+from covidseg.readback import mismatch, require_shape
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,10 @@ def claim(folder: Path) -> None:
 def refused_before(folder: Path) -> dict[str, BadInput] | None:
     """The cases that a finished folder was made without, and why; None where it is not finished."""
     try:
-        index = read_json(folder / "dataset.json")
-        return {name: BadInput(what, wrong, remedy) for name, what, wrong, remedy in index["refused"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        refused = read_json(folder / "dataset.json")["refused"]
+        require_shape(refused, [[str, str, str, str]], folder.name, "")
+        return {name: BadInput(what, wrong, remedy) for name, what, wrong, remedy in refused}
+    except (OSError, ValueError, KeyError, TypeError, BadInput):
         return None
 
 
@@ -92,9 +94,11 @@ def read_case(place: Path, deep: bool, digest: str | None) -> tuple[dict[str, An
         if digest not in (None, sha256(place / "case.json")):
             return None, "case.json does not match its checksum"
         info = read_json(place / "case.json")
-        info["key"], info["foreground"], info["grid"]
+        if wrong := mismatch(info, CASE):
+            return None, f"case.json is not that of a case ({wrong})"
+        info["key"]
         for name in ARRAYS:
-            if not (place / name).is_file():
+            if (place / name).is_symlink() or not (place / name).is_file():
                 return None, f"{name} is missing"
             if deep and sha256(place / name) != info["sha256"][name]:
                 return None, f"{name} does not match its checksum"
@@ -119,7 +123,9 @@ def borrow(folder: Path, name: str, order: Order) -> dict[str, Any] | None:
         info, _ = read_case(place, False, digest)
         if info and info["key"] == order.key and (info := read_case(place, True, digest)[0]):
             aside = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{order.source.id}"
-            shutil.copytree(place, aside, copy_function=_link)
+            aside.mkdir()
+            for file in (*ARRAYS, "case.json"):
+                _link(place / file, aside / file)
             os.rename(aside, folder / order.source.id)
             return info
     return None
@@ -146,7 +152,8 @@ def finish(folder: Path, index: dict[str, Any], splits: Mapping[str, Any]) -> No
         row["sha256"] = sha256(folder / row["id"] / "case.json")
     content = {"splits.json": _text(splits), "dataset.json": _text(index)}
     digests = {name: hashlib.sha256(text).hexdigest() for name, text in content.items()}
-    if all((folder / name).is_file() and (folder / name).read_bytes() == text for name, text in content.items()):
+    standing = all((folder / name).is_file() and (folder / name).read_bytes() == text for name, text in content.items())
+    if standing and _marked(folder) == digests:
         return
     (folder / "dataset.json").unlink(missing_ok=True)
     write_bytes(folder / "splits.json", content["splits.json"])
@@ -154,11 +161,21 @@ def finish(folder: Path, index: dict[str, Any], splits: Mapping[str, Any]) -> No
     write_bytes(folder / "dataset.json", content["dataset.json"])
 
 
+def _marked(folder: Path) -> Any:
+    """The checksums in the marker; None where it is damaged."""
+    try:
+        return read_json(folder / MARKER)
+    except (OSError, ValueError):
+        return None
+
+
 def _case_digests(folder: Path) -> dict[str, str]:
     """Case -> sha256 of its case.json, from a finished folder's dataset.json; empty where there is none."""
     try:
-        return {row["id"]: row["sha256"] for row in read_json(folder / "dataset.json")["cases"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = read_json(folder / "dataset.json")["cases"]
+        require_shape(rows, [{"id": str, "sha256": str}], folder.name, "")
+        return {row["id"]: row["sha256"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, BadInput):
         return {}
 
 
@@ -166,7 +183,7 @@ def _text(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:

@@ -1,6 +1,7 @@
 """One case, from its files to a prepared folder: read, check, merge the masks, resample, describe, write."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -135,7 +136,7 @@ def _write(order: Order, info: dict, image: np.ndarray, mask: np.ndarray, refere
     if free < need:
         wrong = f"needs {need >> 20} MiB of disk and {free >> 20} MiB are free"
         raise EnvironmentFault(f"case {order.source.id}", wrong, "free some space or choose another paths.data")
-    info["foreground"] = _foreground(mask, order.foreground_voxels, order.key)
+    info["foreground"] = _foreground(mask, order.foreground_voxels)
     target = order.folder / order.source.id
     temporary = order.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
     try:
@@ -158,9 +159,13 @@ def _write(order: Order, info: dict, image: np.ndarray, mask: np.ndarray, refere
         raise
 
 
-def _foreground(mask: np.ndarray, count: int, key: str) -> dict[str, list]:
-    """Up to `count` voxels of each class, drawn without replacement, in the order of the array."""
-    draw = np.random.default_rng(int(key[:16], 16))
+def _foreground(mask: np.ndarray, count: int) -> dict[str, list]:
+    """Up to `count` voxels of each class, drawn without replacement, in the order of the array.
+
+    The draw follows from the mask alone: code that makes the same mask also makes the same patches to train on.
+    """
+    content = hashlib.sha256(str(mask.shape).encode() + np.ascontiguousarray(mask, np.uint8).tobytes())
+    draw = np.random.default_rng(int.from_bytes(content.digest()[:8], "big"))
     chosen = {}
     for name, value in LABELS.items():
         flat = np.flatnonzero(mask == value)

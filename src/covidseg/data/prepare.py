@@ -10,10 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from covidseg.build import instantiate
 from covidseg.data import building
 from covidseg.data.case import Order, build_case
 from covidseg.data.datasets import Listing, Source, parts
@@ -31,7 +30,6 @@ _CODE = [  # what decides a case's voxels
     *sorted((_HERE / "gate").glob("*.py")),
 ]
 _DISK = {getattr(errno, name) for name in ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST", "EIO")}
-_CONVERTERS = "covidseg.data.datasets."
 
 
 @dataclass
@@ -65,8 +63,12 @@ def prepare(
     data: Mapping[str, Any] | DictConfig,
     paths: Mapping[str, Any],
     admit: Callable[[Division], None] = lambda division: None,
+    computing: bool = True,
 ) -> PreparedDataset:
     """The prepared data set of a `data` configuration, made first where it is not there.
+
+    `computing`: whether a data set that is computed, as the phantoms are, may be written where the configuration says;
+    no, where that came with a run.
 
     Safe to call from several processes at once: one works, the others wait and open. What a killed call finished is
     kept. `data.prepared` names a finished folder to be opened as it is, for machines without the scans.
@@ -77,7 +79,7 @@ def prepare(
     if options["prepared"]:
         dataset = PreparedDataset.open(Path(str(options["prepared"])).expanduser())
     else:
-        outcome = run(options, Path(paths["data"]), admit)
+        outcome = run(options, Path(paths["data"]), admit, computing)
         outcome.complain(options["allow_refused"])
         dataset = outcome.dataset
     admit(Division.of_prepared(dataset))
@@ -112,7 +114,10 @@ def check(options: Mapping[str, Any]) -> Outcome:
 
 
 def run(
-    options: Mapping[str, Any], data_dir: Path, admit: Callable[[Division], None] = lambda division: None
+    options: Mapping[str, Any],
+    data_dir: Path,
+    admit: Callable[[Division], None] = lambda division: None,
+    computing: bool = True,
 ) -> Outcome:
     """Check, prepare and describe all cases; the data set in the outcome is None where cases were refused.
 
@@ -120,7 +125,7 @@ def run(
     """
     called = time.time()
     options = validated(options)
-    found = listing(options)
+    found = listing(options, computing)
     if foreseen := _divisible(found, options):
         admit(foreseen)
     home = data_dir / "prepared"
@@ -154,19 +159,11 @@ def _writing(home: Path) -> Iterator[None]:
         raise EnvironmentFault(home.name, wrong, "choose another paths.data") from error
 
 
-def listing(options: Mapping[str, Any]) -> Listing:
+def listing(options: Mapping[str, Any], computing: bool = True) -> Listing:
     """What the configured converter finds; ids that occur twice, or differ in case only, are refused."""
-    source = options["source"]
-    if not str(source["_target_"]).startswith(_CONVERTERS):
-        raise BadInput("data.source._target_", f"{source['_target_']} is no converter", f"choose one of {_CONVERTERS}*")
-    try:
-        converter = instantiate(source, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, CovidSegError):
-            raise error.__cause__ from None
-        wrong = str(error.__cause__ or error).replace(".__init__()", "")
-        remedy = "conf/data shows what it takes; a recipe may hold options of another data set"
-        raise BadInput("data.source", wrong, remedy) from error
+    converter = instantiate(options["source"], "data", "data.source.")
+    if computing and hasattr(converter, "compute"):
+        converter.compute()
     found: Listing = converter.listing()
     spelled: dict[str, list[Source]] = {}
     for case in found.cases:

@@ -1,7 +1,9 @@
 """Reading a prepared data set: memory-mapped arrays and what describes them, without SimpleITK and the raw scans."""
 
 import hashlib
-import json
+import math
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,15 +12,49 @@ from typing import Any, Self
 
 import numpy as np
 
+from covidseg.data.gate.names import require_case_id
 from covidseg.data.grid import Grid
 from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
-from covidseg.files import read_json, sha256
+from covidseg.files import MAX_JSON_BYTES, parse_json, read_json, sha256
+from covidseg.readback import NUMBER, mismatch
 
 FORMAT = 1  # of the folder; another one is another folder
 MARKER = ".covidseg-prepared"  # a folder without it is not ours, and nothing in it is touched
 ARRAYS = ("image.npy", "mask.npy", "reference.npz")
+MAX_VOXELS = 1 << 33  # of one scan: 32 times 1024 slices of 512 x 512, and less than any header bomb
+_NPY_HEADER = 1 << 12  # bytes before the numbers of a .npy file, at most
 LABELS = {"lung": 1, "lesion": 2}  # of every stored label map; 0 is background
+_SHA256 = re.compile("[0-9a-f]{64}")
+_INDEX = {
+    "format": int,
+    "name": re.compile(r"[A-Za-z0-9._-]{1,128}"),
+    "hash": re.compile(r"[A-Za-z0-9._-]{1,128}"),
+    "spacing_zyx": [NUMBER, NUMBER, NUMBER],
+    "cases": [{"id": str, "patient": str, "site": str, "annotated": [set(LABELS)], "sha256": _SHA256}],
+}
+_SIDES = {side: [str] for side in ("train", "validation", "test", "external")}
+_SPLITS = {"fixed": _SIDES, "folds": [_SIDES], "drawn?": [set(_SIDES)], "choosing?": [[str]]}
+_THREE = [int, int, int]
+CASE = {  # of case.json
+    "grid": {
+        "native": {
+            "shape_zyx": _THREE,
+            "spacing_zyx": [NUMBER, NUMBER, NUMBER],
+            "origin_xyz": [NUMBER, NUMBER, NUMBER],
+            "direction": [NUMBER],
+        },
+        "box_zyx": [[int, int], [int, int], [int, int]],
+        "shape_zyx": _THREE,
+        "spacing_zyx": [NUMBER, NUMBER, NUMBER],
+        "body_found": bool,
+    },
+    "foreground": {name: [_THREE] for name in LABELS},
+    "volume_ml": {...: NUMBER},
+    "sha256": dict.fromkeys(ARRAYS, _SHA256),
+    "sources?": {...: str},
+    "notes?": [str],
+}
 REBUILD = "run src/prepare.py with the same options again: it rebuilds what is damaged and keeps the rest"
 
 
@@ -46,17 +82,24 @@ class PreparedCase:
     @cached_property
     def image(self) -> np.ndarray:
         """int16 HU (z, y, x) on `grid`, memory-mapped, read-only."""
-        return np.load(self._checked("image.npy"), mmap_mode="r")
+        return self._array("image.npy", np.int16)
 
     @cached_property
     def mask(self) -> np.ndarray:
         """uint8 label map (z, y, x) on `grid`, memory-mapped, read-only."""
-        return np.load(self._checked("mask.npy"), mmap_mode="r")
+        return self._array("mask.npy", np.uint8)
 
     def reference(self) -> np.ndarray:
         """uint8 label map (z, y, x) on the scan's own grid, in its own array order: what predictions are scored on."""
-        with np.load(self._checked("reference.npz")) as archive:
-            return archive["labels"]
+        path, shape = self._checked("reference.npz"), self.grid.native.shape_zyx
+        try:
+            with zipfile.ZipFile(path) as archive:  # what it unpacks to is known before it is unpacked
+                if archive.getinfo("labels.npy").file_size > math.prod(shape) + _NPY_HEADER:
+                    raise ValueError("it unpacks to more than the scan has voxels")
+            with np.load(path, allow_pickle=False) as archive:
+                return self._as_promised(archive["labels"], np.uint8, shape)
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise BadInput(f"case {self.id}", f"reference.npz cannot be used ({error})", REBUILD) from error
 
     @cached_property
     def grid(self) -> Grid:
@@ -77,12 +120,33 @@ class PreparedCase:
             raise BadInput(f"case {self.id}", "case.json is missing", REBUILD) from None
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise BadInput(f"case {self.id}", "case.json does not match its checksum", REBUILD)
-        return json.loads(content)
+        try:
+            info = parse_json(content[:MAX_JSON_BYTES])
+            if wrong := mismatch(info, CASE):
+                raise ValueError(wrong)
+            _require_grid(info)
+        except ValueError as error:
+            raise BadInput(f"case {self.id}", f"case.json is not that of a case ({error})", REBUILD) from error
+        return info
 
     def verify(self) -> None:
         """Compare every file with its checksum; raises `BadInput` naming the case and the file."""
         for name in ARRAYS:
             self._checked(name)
+
+    def _array(self, name: str, dtype: type) -> np.ndarray:
+        path = self._checked(name)
+        try:
+            return self._as_promised(np.load(path, mmap_mode="r", allow_pickle=False), dtype, self.grid.shape_zyx)
+        except (ValueError, OSError, EOFError) as error:
+            raise BadInput(f"case {self.id}", f"{name} cannot be used ({error})", REBUILD) from error
+
+    @staticmethod
+    def _as_promised(array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        if array.dtype != dtype or array.shape != tuple(shape):
+            wanted = f"{np.dtype(dtype)} of {tuple(shape)}"
+            raise ValueError(f"it is {array.dtype} of {array.shape}, and case.json says {wanted}")
+        return array
 
     def _checked(self, name: str) -> Path:
         path = self.folder / name
@@ -139,6 +203,20 @@ class PreparedDataset:
         return replace(found, train=kept, validation=list(held_out[fold]))
 
 
+def _require_grid(info: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where the grid of a case contradicts itself, or its coordinates lie outside it."""
+    grid = Grid.from_dict(info["grid"])
+    shape, box, native = grid.shape_zyx, grid.box_zyx, grid.native.canonical().shape_zyx
+    if min(shape) < 1 or min(grid.spacing_zyx) <= 0 or math.prod(shape) > MAX_VOXELS or math.prod(native) > MAX_VOXELS:
+        raise ValueError(f"no scan is prepared to {shape} voxels of {grid.spacing_zyx} mm")
+    if not all(0 <= a < b <= n for (a, b), n in zip(box, native, strict=True)):
+        raise ValueError(f"the box {box} does not lie in a scan of {native}")
+    for name in LABELS:
+        points = np.array(info["foreground"][name], np.int64).reshape(-1, 3)
+        if len(points) and (points.min() < 0 or (points >= shape).any()):
+            raise ValueError(f"a {name} voxel lies outside the {shape} voxels of the case")
+
+
 def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """dataset.json and splits.json, compared with the checksums in the marker."""
     if not (folder / MARKER).is_file():
@@ -153,6 +231,24 @@ def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             content.append(read_json(folder / name))
         except (OSError, ValueError, KeyError) as error:
             raise BadInput(f"{folder.name}/{name}", f"is damaged or was edited ({error})", REBUILD) from error
-    if content[0].get("format") != FORMAT:
-        raise BadInput(folder.name, f"has format {content[0].get('format')}, not {FORMAT}", "run src/prepare.py again")
-    return content[0], content[1]
+    index, splits = content
+    if isinstance(index, dict) and index.get("format") != FORMAT:
+        raise BadInput(folder.name, f"has format {index.get('format')}, not {FORMAT}", "run src/prepare.py again")
+    for name, value, shape in (("dataset.json", index, _INDEX), ("splits.json", splits, _SPLITS)):
+        if wrong := mismatch(value, shape):
+            raise BadInput(f"{folder.name}/{name}", f"is not that of a prepared data set ({wrong})", REBUILD)
+    _require_ids(folder, index, splits)
+    return index, splits
+
+
+def _require_ids(folder: Path, index: Mapping[str, Any], splits: Mapping[str, Any]) -> None:
+    """Ids become folder names, of outputs too: each is one plain name, occurs once, and is meant by the splits."""
+    ids = {require_case_id(row["id"]) for row in index["cases"]}
+    if len(ids) != len(index["cases"]):
+        raise BadInput(f"{folder.name}/dataset.json", "names a case twice", REBUILD)
+    divisions = [*(sides[side] for sides in (splits["fixed"], *splits["folds"]) for side in _SIDES)]
+    for case in (case for named in (*divisions, *(splits.get("choosing") or ())) for case in named):
+        if case not in ids:
+            raise BadInput(f"{folder.name}/splits.json", f"names {case!r}, and there is no such case", REBUILD)
+    if len(splits.get("choosing") or splits["folds"]) != len(splits["folds"]):
+        raise BadInput(f"{folder.name}/splits.json", "does not say for each fold what its validation needs", REBUILD)

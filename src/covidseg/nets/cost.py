@@ -20,7 +20,7 @@ def network_cost(config: Mapping[str, Any], size_zyx: Sequence[int]) -> tuple[in
 def meta_network(config: Mapping[str, Any]) -> nn.Module:
     """The network that a `model` configuration describes, on the meta device."""
     with torch.device("meta"):
-        return instantiate(config)
+        return instantiate(config, "model")
 
 
 def parameters(network: nn.Module) -> int:

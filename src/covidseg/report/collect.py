@@ -1,6 +1,7 @@
 """Reading a table's runs: which there are, which should be, what each scored. None is dropped without being named."""
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,13 +13,13 @@ from omegaconf import OmegaConf
 from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
 from covidseg.evaluation import COLUMNS
-from covidseg.files import read_json
 from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, run_identity
 
 STRUCTURES = ("lesion", "lung")
 THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with
 SETS = ("test", "external", "validation")
 METRICS = ("dice", "sensitivity", "precision", "nsd", "hd95_mm")
+_SHARES = {"dice", "sensitivity", "precision", "nsd"}
 _TEXT = {"case", "patient", "site", "set", "structure", "undefined"}
 
 
@@ -141,9 +142,10 @@ def _run(folder: Path) -> Run | None:
         return Run(*identity, state=state, reason=str(status.get("reason") or _progress(status)))
     try:
         cases = tuple(_read_cases(folder / "cases.csv"))
-        metrics = read_json(folder / "metrics.json")
-        manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        if (metrics := run.metrics) is None:
+            raise ValueError("metrics.json is not that of a run")
+        manifest = run.manifest or {}  # a threshold baseline has none
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         return Run(*identity, state="damaged", reason=f"its results cannot be read ({type(error).__name__})")
     if run.asks_for_no_score:
         return Run(*identity, state=NOT_SCORED, metrics=metrics, manifest=manifest)
@@ -172,7 +174,10 @@ def _read_cases(path: Path) -> list[dict[str, Any]]:
 def _value(column: str, text: str) -> Any:
     if column in _TEXT:
         return text
-    return float(text) if text else None
+    number = float(text) if text else None
+    if number is not None and not 0 <= number < (math.inf if column not in _SHARES else 1 + 1e-9):
+        raise ValueError(f"{column} {text}")
+    return number
 
 
 def _tables(runs: Path) -> str:

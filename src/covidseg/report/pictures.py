@@ -1,10 +1,12 @@
 """The report's figures, from what the runs kept: scores, differences, curves, contours on held-out cases, surfaces."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from covidseg import figures
+from covidseg.errors import BadInput
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, method_runs, scores
 from covidseg.slices import FOLDER, Slice
@@ -57,8 +59,7 @@ def _shared_slices(runs: dict[str, list[Run]], block: Block) -> dict[str, dict[s
     in_set = {case["case"] for own in runs.values() for run in own for case in run.cases if case["set"] == block.set}
     found: dict[str, dict[str, Slice]] = {}
     for method, own in runs.items():
-        for path in sorted((own[0].folder / FOLDER).glob(f"*_{block.structure}.npz")) if own else ():
-            one = Slice.load(path)
+        for one in _kept(own[:1], block.structure):
             if one.case in in_set:
                 found.setdefault(one.case, {})[method] = one
     return dict(sorted(found.items(), key=lambda item: -next(iter(item[1].values())).reference.sum()))
@@ -72,7 +73,7 @@ def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> No
         if (found := scores([run for run in own if run.task in ("lesion", "joint")], "test", "lesion", "dice"))
     }
     for best in sorted(means, key=means.get, reverse=True):
-        kept = [Slice.load(path) for run in runs[best] for path in sorted((run.folder / FOLDER).glob("*.npz"))]
+        kept = list(_kept(runs[best]))
         lesions = [one for one in kept if one.structure == "lesion"]
         if lesions:
             lesion = max(lesions, key=lambda one: one.volumes[0].sum())
@@ -81,6 +82,14 @@ def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> No
             figure = figures.surface_figure(lesion, lung, title)
             keep(f"Surfaces of {lesion.case}: reference and {title}.", figure, "surface")
             return
+
+
+def _kept(runs: Sequence[Run], structure: str = "*") -> Iterator[Slice]:
+    """The slices that runs kept; one that cannot be read costs a picture and not the report."""
+    for run in runs:
+        for path in sorted((run.folder / FOLDER).glob(f"*_{structure}.npz")):
+            with suppress(BadInput):
+                yield Slice.load(path)
 
 
 def _curve(run: Run) -> dict[str, list[float]] | None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from covidseg.files import read_json
 from covidseg.sweep.rows import Row, State
 from covidseg.sweep.view import duration
 
@@ -45,10 +44,10 @@ def account(rows: Sequence[Row], devices: int, wall: float) -> Account | None:
         if row.state is not State.DONE or not row.seconds:
             continue
         try:
-            attempt = read_json(row.folder.path / "manifest.json")["attempts"][-1]
+            attempt = row.folder.manifest["attempts"][-1]
             first = calendar.timegm(time.strptime(attempt["started"], "%Y-%m-%dT%H:%M:%SZ"))
-            training = read_json(row.folder.path / "metrics.json")["train"]["seconds"]
-        except (OSError, ValueError, LookupError):
+            training = row.folder.metrics["train"]["seconds"]
+        except (TypeError, ValueError, LookupError):
             continue
         starting = min(max(first - row.started, 0.0), row.seconds)
         training = min(training, row.seconds - starting)

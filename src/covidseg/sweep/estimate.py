@@ -11,11 +11,9 @@ from statistics import median
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from covidseg.errors import EnvironmentFault
-from covidseg.files import read_json
+from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.runs import RunFolder
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import best_order, makespan
 from covidseg.sweep.view import duration
@@ -61,14 +59,15 @@ def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
     """
     seen: dict[str, list[float]] = {}
     for config in sorted(Path(runs).glob("*/*/*/*/config.yaml")):
+        folder = RunFolder(config.parent)
         try:
-            rate = read_json(config.with_name("status.json")).get("patches_per_second")
-            attempt = read_json(config.with_name("manifest.json"))["attempts"][-1]
+            rate = (folder.status or {}).get("patches_per_second")
+            attempt = folder.manifest["attempts"][-1] if rate else {}
             if not rate or (attempt["device"] != "cpu") != on_gpu:
                 continue
-            cfg = OmegaConf.load(config)
+            cfg = folder.config
             key = _network_key(OmegaConf.to_container(cfg.model, resolve=True), list(cfg.training.patch_size_zyx))
-        except (OSError, ValueError, LookupError, OmegaConfBaseException, YAMLError):
+        except (BadInput, TypeError, LookupError, AttributeError):
             continue  # a run that has not come so far, or one of an older version
         seen.setdefault(key, []).append(attempt["processes"] / rate)
     return {key: median(values) for key, values in seen.items()}

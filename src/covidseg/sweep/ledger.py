@@ -7,15 +7,36 @@ rows, so that the same command finds the same file, and two sweeps that differ i
 import fcntl
 import hashlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from covidseg.errors import BadInput
 from covidseg.files import environment_faults, read_json, write_json
-from covidseg.sweep.rows import Row
+from covidseg.readback import mismatch
+from covidseg.sweep.rows import Row, State
+
+_LEDGER = {
+    "sweep": re.compile(r"[A-Za-z0-9._-]+"),
+    "pid": int,
+    "host": str,
+    "rows": [
+        {
+            "name": str,
+            "folder": re.compile(r"\.\.(/[A-Za-z0-9][A-Za-z0-9._-]*){4}"),
+            "hash": str,
+            "max_steps": int,
+            "patches_per_step": int,
+            "state": {state.value for state in State},
+            "reason": str,
+            "placed_on": [str],
+        }
+    ],
+}
 
 
 class Ledger:
@@ -37,7 +58,7 @@ class Ledger:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                owner = read_json(self.path).get("pid", "?") if self.path.exists() else "?"
+                owner = (read_ledger(self.path) or {}).get("pid", "?")
                 raise BadInput(
                     self.name, f"this very sweep is running already (process {owner})", "python src/status.py shows it"
                 ) from None
@@ -71,6 +92,15 @@ class Ledger:
                 ],
             },
         )
+
+
+def read_ledger(path: Path) -> dict[str, Any] | None:
+    """The content of a ledger file; None where it is something else, or names folders outside its `runs`."""
+    try:
+        ledger = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return None if mismatch(ledger, _LEDGER) else ledger
 
 
 def is_held(path: Path) -> bool:

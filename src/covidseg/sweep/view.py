@@ -3,14 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from covidseg.files import read_json
 from covidseg.runs import RunFolder
 from covidseg.sweep.rows import Row, State
 
@@ -117,14 +115,14 @@ def describe(
 def dice_of(folder: RunFolder) -> str:
     """The mean Dice of each structure on the test set, as "Dice lesion 0.712 (n=4)"."""
     scores = []
-    for structure, values in _scored_set(folder.path / "metrics.json").items():
+    for structure, values in _scored_set(folder).items():
         mean = (values.get("dice") or {}).get("mean")
         scores.append(f"{structure} {'undefined' if mean is None else format(mean, '.3f')} (n={values.get('n', '?')})")
     return f"Dice {', '.join(scores)}" if scores else ""
 
 
-def _scored_set(metrics: Path) -> dict[str, Any]:
-    sets = read_json(metrics).get("sets", {}) if metrics.exists() else {}
+def _scored_set(folder: RunFolder) -> dict[str, Any]:
+    sets = (folder.metrics or {}).get("sets") or {}
     return next((sets[name] for name in ("test", "validation", "external") if sets.get(name)), {})
 
 

@@ -9,6 +9,7 @@ finish(loggers, case_rows, metrics, status="finished")
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from covidseg.errors import BadInput
 from covidseg.files import read_json, write_json
+from covidseg.readback import require_shape
 from covidseg.tracking.callback import SaveCurves, ValidationOverlays
 from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.scrub import scrubbed
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 SWEEP_VARIABLE = "COVIDSEG_SWEEP"  # set for the children of a sweep: the group that they share
+_TRACKING = {"run_id": re.compile(r"[A-Za-z0-9_-]{1,64}")}
 _EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
 
 
@@ -144,8 +148,8 @@ def _run_id(folder: Path, identity: str, config: Mapping[str, Any] | None = None
     """
     path = folder / "tracking.json"
     try:
-        return str(read_json(path)["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return require_shape(read_json(path), _TRACKING, path.name, "")["run_id"]
+    except (OSError, ValueError, BadInput):
         made_of = json.dumps([identity, config, uuid.uuid4().hex], sort_keys=True, default=str)
         run_id = hashlib.sha256(made_of.encode()).hexdigest()[:16]
         write_json(path, {"identity": identity, "run_id": run_id})

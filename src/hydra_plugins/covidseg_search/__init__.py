@@ -1,4 +1,5 @@
-"""Makes `experiments/` beside `conf/` a Hydra config group. Hydra imports this at start: keep torch out of it.
+"""Makes `experiments/` beside `conf/` a Hydra config group, and finds this machine's own YAML files (conf/local,
+COVIDSEG_CONF) by the names of their groups. Hydra imports this at start: keep torch out of it.
 
 Putting their common parent on Hydra's search path would do that too, and make `--help` walk the whole checkout, its
 environment and its data. This source knows one folder.
@@ -12,7 +13,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from covidseg.paths import EXPERIMENTS
+from covidseg.paths import EXPERIMENTS, own_configuration
 
 
 class ExperimentsSource(FileConfigSource):
@@ -48,6 +49,9 @@ class ExperimentsSource(FileConfigSource):
 class ExperimentsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(provider="covidseg", path=f"{ExperimentsSource.scheme()}://{EXPERIMENTS}")
+        for folder in own_configuration():
+            if folder.is_dir():
+                search_path.append(provider="own", path=f"file://{folder}")
 
 
 def _is_ours(config_path: str) -> bool:

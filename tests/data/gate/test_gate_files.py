@@ -383,3 +383,26 @@ def test_a16_mutated_text_header(data, name, make):
         assert np.abs(scan.voxels - np.clip(sitk.GetArrayFromImage(image), -1024, 3071)).max() <= 0.5
         last = tuple(n - 1 for n in image.GetSize())
         np.testing.assert_allclose(scan.geometry.to_mm(last), image.TransformIndexToPhysicalPoint(last), atol=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_k9_voxels_that_are_a_link_to_elsewhere_are_refused(tmp_path, suffix):
+    """A tree of links, in which header and voxels both lead to one folder, is read like what it leads to."""
+    image = sitk.GetImageFromArray(np.full((4, 5, 6), -1000, np.int16))
+    (tmp_path / "there").mkdir()
+    sitk.WriteImage(image, str(tmp_path / f"there/scan{suffix}"))
+    (header,) = (tmp_path / "there").glob(f"*{suffix}")
+    (voxels,) = set((tmp_path / "there").iterdir()) - {header}
+    (tmp_path / "links").mkdir()
+    for file in (header, voxels):
+        (tmp_path / "links" / file.name).symlink_to(file)
+    read_scan(tmp_path / "links" / header.name)
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / header.name).write_bytes(header.read_bytes())
+    (tmp_path / "mixed" / voxels.name).symlink_to(voxels)
+    with pytest.raises(BadInput, match="are a link to another folder than the header's"):
+        read_scan(tmp_path / "mixed" / header.name)
+    (tmp_path / "mixed" / voxels.name).unlink()
+    (tmp_path / "mixed/real.raw").write_bytes(voxels.read_bytes())
+    (tmp_path / "mixed" / voxels.name).symlink_to("real.raw")  # within the folder
+    read_scan(tmp_path / "mixed" / header.name)

@@ -17,9 +17,12 @@ class Phantoms:
         self.options = {"count": count, "shape_zyx": list(shape_zyx), "seed": seed, **options}
         self.folder = Path(root) / f"phantom-{phantom_hash(self.options)}"
 
-    def listing(self) -> Listing:
-        """Write what is missing, then list the folder."""
+    def compute(self) -> None:
+        """Write what is missing of the folder."""
         write_phantoms(self.folder, **self.options)
+
+    def listing(self) -> Listing:
+        """List the folder."""
         found = Folder(self.folder, lesions={1: "lesion"}, lungs={1: "lung"}).listing()
         found.sites = frozenset("AB")  # among very few patients, B may get none
         return found

@@ -95,4 +95,8 @@ def beside(header: Path, data_file: str) -> Path:
     if not re.fullmatch(r"[^/\\\0%]+", name) or name in (".", ".."):
         wrong = f"its header looks for voxels elsewhere ({shown(data_file)[:80]})"
         raise BadInput(shown(header), wrong, "they must be one file in the same folder")
-    return header.parent / name
+    voxels = header.parent / name
+    if voxels.is_symlink() and voxels.resolve().parent != header.resolve().parent:  # a tree of links may link both
+        wrong = f"its voxels ({shown(name)[:80]}) are a link to another folder than the header's"
+        raise BadInput(shown(header), wrong, "put the file itself beside the header")
+    return voxels
