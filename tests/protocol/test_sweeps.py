@@ -76,10 +76,10 @@ def test_data_are_listed_once_for_all_jobs(planned, ct_seg, monkeypatch):
     assert question["input"].count("_target_") == 1
 
 
-def test_a_prepared_folder_says_itself_how_it_is_divided(command, planned, ct_seg, prepared_here):
+def test_a_prepared_folder_says_itself_how_it_is_divided(command, planned, ct_seg, prepared_here, tmp_path):
     public = ["data=covid19_ct_seg", f"data.root={ct_seg}", "data.splits.seed=5", "fold=0", "name=t", "row=r"]
     assert command("train", *public)[0] == 0
-    manifest = read_json(next(prepared_here.parent.parent.rglob("runs/t/r/lesion/seed0-fold0/manifest.json")))
+    manifest = read_json(tmp_path / "runs/t/r/lesion/seed0-fold0/manifest.json")
     folder = prepared_here / "prepared" / f"covid19_ct_seg-{manifest['data']['hash']}"
     status, rows, _, err = planned("sweep=comparison", *TWO, "data=covid19_ct_seg", f"data.prepared={folder}")
     assert status == 0 and len(rows) == 10, err
