@@ -76,7 +76,8 @@ def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
     """Results of the table whose runs lie in the folder `runs` (`runs/table2`).
 
     Expected are the rows that `<table>/*.yaml` in the folders `experiments` define, where there are any, with each
-    task, seed and fold that any row was run with. Raises `BadInput` where there is neither a run nor a row, or no run that is to be scored.
+    task, seed and fold that any row was run with. Raises `BadInput` where there is neither a run nor a row, or no run
+    that is to be scored.
     """
     runs = Path(runs)
     table = runs.name
