@@ -1,7 +1,6 @@
 """Scores of a network, or of masks somebody made, over the cases of a data set: each case exactly once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +104,12 @@ def evaluate_masks(
 
     files = _find_masks(Path(folder), [case for cases in sets.values() for case in cases], task)
     rows = []
-    for name, part in task.structures.items():
-        alone = replace(task, structures={name: replace(part, channels=(1,))})
+    for name in task.structures:
         rows += evaluate_cases(
-            lambda case, name=name: read_mask(files[case.id, name], case.grid.native)[0], sets, alone, progress
+            lambda case, name=name: read_mask(files[case.id, name], case.grid.native)[0],
+            sets,
+            task.alone(name),
+            progress,
         )
     return rows
 
