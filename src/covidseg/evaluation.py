@@ -13,6 +13,7 @@ from covidseg.data.gate.names import is_litter, shown, stem_of, suffix_of
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import write_csv, write_json
+from covidseg.flags import Findings, flags
 from covidseg.metrics import METRICS, case_metrics, summarise
 from covidseg.scores import CaseScores
 from covidseg.structures import NAMES, Task
@@ -200,6 +201,14 @@ def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dic
     for row in rows:
         groups.setdefault(row["set"], {}).setdefault(row["structure"], []).append({**row, "hd95": row["hd95_mm"]})
     return {name: {part: summarise(found) for part, found in parts.items()} for name, parts in groups.items()}
+
+
+def implausible(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """[{"case", "key", "text"}]: predictions that no chest holds, by their volumes (`flags`)."""
+    volumes: dict[str, dict[str, float]] = {}
+    for row in rows:
+        volumes.setdefault(row["case"], {})[f"{row['structure']}_ml"] = row["prediction_ml"]
+    return [{"case": case, **flag} for case, figures in volumes.items() for flag in flags(Findings(figures))]
 
 
 def write_results(folder: Path | str, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> dict[str, Any]:

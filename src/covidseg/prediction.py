@@ -24,7 +24,8 @@ import numpy as np
 from covidseg.data.scans import Scan, ScanSource, read_scan, write_mask
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import read_json, sha256, sweep_temporaries, write_csv, write_json
-from covidseg.quantify import FIGURES, NOTES, NOTICE, doubts, quantify
+from covidseg.flags import Findings, flags
+from covidseg.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.segmenter import Segmenter
 
 EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -149,11 +150,13 @@ class Predictor:
                     raise BadInput(f"case {case}", wrong, "choose another output")
                 resumed = self._is_done(entry, request, files)
         if resumed:
-            figures = read_json(files["quantities"])["figures"]
-            return Result(case, figures, (*scan.notes, *doubts(figures)), time.perf_counter() - started, resumed=True)
+            page = read_json(files["quantities"])
+            notes = (*scan.notes, *(flag["text"] for flag in page.get("flags", ())))
+            return Result(case, page["figures"], notes, time.perf_counter() - started, resumed=True)
 
-        notes, seconds = (*scan.notes, *doubts(figures)), time.perf_counter() - started
-        page = {"notice": NOTICE, "case": case, "figures": figures, "explanations": NOTES}
+        raised = flags(Findings(figures, lung, lesion, scan.voxels, scan.geometry, scan.thickness_mm))
+        notes, seconds = (*scan.notes, *(flag["text"] for flag in raised)), time.perf_counter() - started
+        page = {"notice": NOTICE, "case": case, "figures": figures, "flags": raised, "explanations": NOTES}
         page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
         with _output_faults(self.output):
             for name, mask in masks.items():
@@ -174,10 +177,12 @@ class Predictor:
             for case, entry in sorted(manifest.items()):
                 page = self.output / f"{case}_quantities.json"
                 if entry["files"] and page.is_file():
-                    figures = {name: value for name, value in read_json(page)["figures"].items() if name != "undefined"}
-                    rows.append({"case": case, **figures, "notice": NOTICE})
+                    content = read_json(page)
+                    figures = {name: value for name, value in content["figures"].items() if name != "undefined"}
+                    raised = " ".join(flag["key"] for flag in content.get("flags", ()))
+                    rows.append({"case": case, **figures, "flags": raised, "notice": NOTICE})
             if rows:
-                write_csv(self.output / TABLE, rows, ("case", *FIGURES, "left_right_method", "notice"))
+                write_csv(self.output / TABLE, rows, ("case", *FIGURES, "left_right_method", "flags", "notice"))
             listed = {
                 case: error
                 for case, error in _read_failures(self.output / FAILURES).items()

@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json."""
     from covidseg.cli.predict import inference_options
     from covidseg.data.sets import annotated, remark
-    from covidseg.evaluation import evaluate_cases, evaluate_masks, summary_table, write_results
+    from covidseg.evaluation import evaluate_cases, evaluate_masks, implausible, summary_table, write_results
     from covidseg.segmenter import load
     from covidseg.structures import Task
 
@@ -58,8 +58,13 @@ def main(cfg: DictConfig) -> None:
         with case_progress(console, each) as progress:
             rows = evaluate_masks(folder, sets, task, progress)
 
-    metrics = write_results(output, rows, {"data": dataset.folder.name, **source, **MADE_BY})
+    doubts = implausible(rows)
+    metrics = write_results(output, rows, {"data": dataset.folder.name, **source, "flags": doubts, **MADE_BY})
     console.print(summary_table(metrics["sets"]))
+    for doubt in doubts[:5]:
+        console.print(f"note: {doubt['case']}: {doubt['text']}", markup=False)
+    if len(doubts) > 5:
+        console.print(f"note: {len(doubts) - 5} more in metrics.json")
     count = len({(row["set"], row["case"]) for row in rows})
     seconds = f"{(time.perf_counter() - started) / count:.1f} s per case"
     without = sum(map(len, sets.values())) - count
