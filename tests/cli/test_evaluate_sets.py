@@ -194,3 +194,19 @@ def test_training_cases_are_called_by_name_where_the_run_s_folder_is_given_as_ot
     status, out, err = in_process("evaluate", *options, "data=folder", f"data.prepared={folder}")
     assert status == 0 and "8 cases, " in out
     assert "6 of 8 cases were part of its training (train: c0, c1, c2, c3; validation: c4, c5)" in err
+
+
+def test_predictions_that_no_chest_holds_are_said(scored, others, tmp_path):
+    """Masks of 15 litres: a note for each, five at most, and all in metrics.json."""
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in (others / "lesions").glob("*.nii.gz"):
+        scan = sitk.ReadImage(str(path))
+        image = sitk.GetImageFromArray(np.ones(scan.GetSize()[::-1], np.uint8))
+        image.CopyInformation(scan)
+        sitk.WriteImage(image, str(masks / path.name))
+    _, out = scored(f"predictions={masks}", "task=lesion")
+    assert "note: s0: 15.2 l of lesion are more than a chest holds (12 l)" in out
+    flags = json.loads((tmp_path / "out/metrics.json").read_text())["flags"]
+    assert [(flag["case"], flag["key"]) for flag in flags] == [(f"s{k}", "lesion_volume") for k in range(4)]
+    assert "note: " not in scored(f"predictions={others / 'lesions'}", "task=lesion")[1]
