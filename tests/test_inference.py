@@ -9,11 +9,12 @@ from torch import nn
 
 from covidseg.data.geometry import Geometry
 from covidseg.data.grid import Grid
-from covidseg.inference import NonFiniteLogits, WindowInferer, normalise, segment_case
+from covidseg.inference import NonFiniteLogits, WindowInferer, air, normalise, segment_case
 from covidseg.structures import Structure, Task
 
 LESION = Task("lesion", 2, (0, 0, 1), {"lesion": Structure((1,), (2,), 3.0)})
 WINDOW = (-1250, 250)
+AIR = air(WINDOW)
 
 
 class Threshold(nn.Module):
@@ -57,17 +58,17 @@ def test_normalise_clips_and_scales():
 def test_windows_of_a_pointwise_network_add_up_to_it(size, overlap, batch_size):
     """B10: one voxel, one slice, smaller than the window, prime sizes: same size out, blending changes nothing."""
     network, x = Threshold(), torch.rand(1, 1, *size)
-    logits = WindowInferer((8, 8, 8), overlap, batch_size)(network, x)
+    logits = WindowInferer((8, 8, 8), overlap, batch_size)(network, x, AIR)
     assert logits.shape == (1, 2, *size)
     torch.testing.assert_close(logits, 10 * torch.cat([0.5 - x, x - 0.5], dim=1))
 
 
 def test_a_small_volume_is_padded_to_the_window_with_air():
     network, x = WindowMean(), torch.rand(1, 1, 3, 6, 5)
-    padded = torch.zeros(1, 1, 4, 8, 8)
+    padded = torch.full((1, 1, 4, 8, 8), (-1024 + 1250) / 1500)
     padded[..., 0:3, 1:7, 1:6] = x
     expected = network(padded)[..., 0:3, 1:7, 1:6]
-    torch.testing.assert_close(WindowInferer((4, 8, 8), 0.5)(network, x), expected)
+    torch.testing.assert_close(WindowInferer((4, 8, 8), 0.5)(network, x, AIR), expected)
 
 
 def test_blending_is_a_gaussian_mean_of_the_windows(image):
@@ -79,12 +80,12 @@ def test_blending_is_a_gaussian_mean_of_the_windows(image):
         total[:, :, start : start + 8] += weight * network(x[:, :, start : start + 8])
         count[start : start + 8] += weight
     middle = (..., slice(3, 5), slice(3, 5))  # towards the corners of a window its weight has a floor
-    torch.testing.assert_close(WindowInferer((8, 8, 8), 0.5)(network, x)[middle], (total / count)[middle])
+    torch.testing.assert_close(WindowInferer((8, 8, 8), 0.5)(network, x, AIR)[middle], (total / count)[middle])
 
 
 def test_whole_volume_in_one_pass(image):
     network = Threshold(stride=(2, 4, 4))
-    logits = WindowInferer(None, 0.5)(network, image)
+    logits = WindowInferer(None, 0.5)(network, image, AIR)
     assert network.seen == [(1, 1, 14, 20, 20)]
     assert logits.shape == (1, 2, 13, 20, 17)
 
@@ -94,7 +95,7 @@ def test_whole_volume_in_one_pass(image):
 def test_progress_counts_to_its_total(size, overlap, batch_size):
     calls = []
     inferer = WindowInferer((4, 8, 12), overlap, batch_size, progress=lambda done, total: calls.append((done, total)))
-    inferer(Threshold(), torch.zeros(1, 1, *size))
+    inferer(Threshold(), torch.zeros(1, 1, *size), AIR)
     assert calls == [(done, len(calls)) for done in range(1, len(calls) + 1)]
 
 
@@ -109,12 +110,12 @@ def test_non_finite_logits_raise(image, value):
 
     poisoned.stride = 4
     with pytest.raises(NonFiniteLogits, match="NaN or infinite"):
-        WindowInferer((8, 8, 8), 0.5)(poisoned, image)
+        WindowInferer((8, 8, 8), 0.5)(poisoned, image, AIR)
 
 
 def test_window_off_the_stride_is_refused(image):
     with pytest.raises(ValueError, match=r"window \(8, 8, 6\) is not a multiple of the network's stride \(4, 4, 4\)"):
-        WindowInferer((8, 8, 6), 0.5)(Threshold(), image)
+        WindowInferer((8, 8, 6), 0.5)(Threshold(), image, AIR)
 
 
 @pytest.mark.parametrize("options", [{"precision": "int8"}, {"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}])
@@ -123,13 +124,35 @@ def test_bad_options_are_refused(options):
         WindowInferer(**{"roi_zyx": (8, 8, 8), "overlap": 0.5, **options})
 
 
+@pytest.mark.parametrize("window", [(-1250, 250), (-1024, 600), (-1000, 400)])
+def test_air_is_a_voxel_of_minus_1024_hu(window):
+    """Clipped to the window like one: a window that starts above it shows it as 0."""
+    assert air(window) == float(normalise(torch.tensor([-1024], dtype=torch.int16), window))
+    assert air(window) == pytest.approx(max(-1024 - window[0], 0) / (window[1] - window[0]), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("precision", "inside"), [("float32", torch.float32), ("auto", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+@pytest.mark.parametrize("training", ["32-true", "bf16-mixed"])
+def test_the_precision_is_the_inferer_s_own_inside_a_training_in_any(image, precision, inside, training):
+    """Lightning wraps a validation in the training's autocast; a test is not, and both must give the same scores."""
+    network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1))
+    network.stride = 1
+    seen = []
+    network.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=training == "bf16-mixed"):
+        WindowInferer((8, 8, 8), 0.5, precision=precision)(network, image, AIR)
+    assert set(seen) == {inside}
+
+
 def test_bfloat16_inside_float32_outside(image):
     network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1))
     seen = []
     network.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     network.stride = (1, 1, 1)
-    exact = WindowInferer((8, 8, 8), 0.5)(network, image)
-    fast = WindowInferer((8, 8, 8), 0.5, precision="bfloat16")(network, image)
+    exact = WindowInferer((8, 8, 8), 0.5)(network, image, AIR)
+    fast = WindowInferer((8, 8, 8), 0.5, precision="bfloat16")(network, image, AIR)
     assert {torch.float32, torch.bfloat16} == set(seen)
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, exact, rtol=0.05, atol=0.02)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from covidseg.data.geometry import Geometry
-from covidseg.quantify import FIGURES, doubts, mosmed_class, quantify, split_lungs, zone_score
+from covidseg.quantify import FIGURES, mosmed_class, quantify, split_lungs, zone_score
 
 SHAPE = (12, 20, 40)  # canonical (S, P, L): a body with a right lung in columns 4-15 and a left one in 24-35
 GEOMETRY = Geometry(SHAPE, (2.0, 1.0, 0.5), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -48,17 +48,6 @@ def test_volumes_shares_and_densities_by_hand(scan):
     assert figures["left_right_method"] == "connected components"
     assert figures["undefined"] == {}
     assert json.loads(json.dumps(figures)) == figures
-
-
-def test_a_lesion_outside_the_lung_is_doubted(scan):
-    lung, lesion, hu = scan
-    lesion[1:4, 5:15, LEFT] = True  # 360 voxels inside
-    lesion[1:4, 15, LEFT] = True  # 36 outside
-    assert doubts(quantify(lung, lesion, hu, GEOMETRY, -300)) == []
-    lesion[4:9, 15:18, LEFT] = True  # and 180 more
-    (doubt,) = doubts(quantify(lung, lesion, hu, GEOMETRY, -300))
-    assert doubt.startswith("0.2 of 0.6 ml lesion lie outside")
-    assert doubts(quantify(None, lesion, hu, GEOMETRY, -300)) == doubts(quantify(lung, None, hu, GEOMETRY, -300)) == []
 
 
 @pytest.mark.parametrize(("zone", "slab"), [("upper", slice(7, 10)), ("middle", slice(4, 7)), ("lower", slice(1, 4))])

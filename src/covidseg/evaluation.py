@@ -1,7 +1,6 @@
 """Scores of a network, or of masks somebody made, over the cases of a data set: each case exactly once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from covidseg.data.gate.names import is_litter, shown, stem_of, suffix_of
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import write_csv, write_json
+from covidseg.flags import Findings, flags
 from covidseg.metrics import METRICS, case_metrics, summarise
+from covidseg.scores import CaseScores
 from covidseg.structures import NAMES, Task
 
 COLUMNS = (
@@ -54,39 +55,44 @@ def evaluate_cases(
     task: Task,
     progress: Callable[[str], None] | None = None,
     surfaces: bool = True,
+    scores: CaseScores | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `cases.csv` for every case of every set that has a structure of the task annotated.
 
     `segment(case)` gives the class map on the scan's own grid. Under `torch.distributed` call it on every rank: the
-    cases are divided without padding, and every rank returns all rows. `progress` gets each case's id when it is done.
-    `surfaces=False` leaves out NSD and HD95. A failure on one rank is raised on all of them.
+    cases are divided without padding, and every rank returns all rows, which `scores` brings together, on a device that
+    the process group can send from. `progress` gets each case's id when it is done. `surfaces=False` leaves out NSD and
+    HD95. A failure on one rank is raised on all of them.
     """
     wanted = [
         (name, case) for name, cases in sets.items() for case in cases if set(case.annotated) & set(task.structures)
     ]
+    if not wanted:  # on all ranks alike
+        return []
+    scores = CaseScores() if scores is None else scores
+    scores.expect(
+        _identity(case, name, part)
+        for name, case in wanted
+        for part in sorted(task.structures.keys() & set(case.annotated))
+    )
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    rows: list[dict[str, Any]] = []
     failure: Exception | None = None
     try:
         for name, case in wanted[rank::ranks]:
             spacing = case.grid.native.spacing_zyx
-            scores = case_scores(segment(case), case.reference(), spacing, task, case.annotated, surfaces)
-            rows += [_row(case, name, structure, values) for structure, values in scores.items()]
+            found = case_scores(segment(case), case.reference(), spacing, task, case.annotated, surfaces)
+            for structure, values in found.items():
+                scores.update(name, case.id, structure, values)
             if progress:
                 progress(case.id)
     except Exception as error:
         failure = error
-    rows, failed_elsewhere = _gather(rows, failure)
+    failed_elsewhere = _first_failure(failure)  # before any score is sent: whoever failed waits for none
     if failure:
         raise failure
     if failed_elsewhere:
         raise CovidSegError("evaluation", f"failed on another process: {failed_elsewhere}")
-
-    unique = {(row["set"], row["case"], row["structure"]): row for row in rows}
-    if len(unique) != len(rows) or {key[:2] for key in unique} != {(name, case.id) for name, case in wanted}:
-        raise RuntimeError("the scored cases are not the cases of the sets, each once")
-    order = {(name, case.id): position for position, (name, case) in enumerate(wanted)}
-    return sorted(rows, key=lambda row: (order[row["set"], row["case"]], row["structure"]))
+    return [_row(values) for values in scores.collect()]
 
 
 def evaluate_masks(
@@ -105,10 +111,12 @@ def evaluate_masks(
 
     files = _find_masks(Path(folder), [case for cases in sets.values() for case in cases], task)
     rows = []
-    for name, part in task.structures.items():
-        alone = replace(task, structures={name: replace(part, channels=(1,))})
+    for name in task.structures:
         rows += evaluate_cases(
-            lambda case, name=name: read_mask(files[case.id, name], case.grid.native)[0], sets, alone, progress
+            lambda case, name=name: read_mask(files[case.id, name], case.grid.native)[0],
+            sets,
+            task.alone(name),
+            progress,
         )
     return rows
 
@@ -200,6 +208,14 @@ def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dic
     return {name: {part: summarise(found) for part, found in parts.items()} for name, parts in groups.items()}
 
 
+def implausible(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """[{"case", "key", "text"}]: predictions that no chest holds, by their volumes (`flags`)."""
+    volumes: dict[str, dict[str, float]] = {}
+    for row in rows:
+        volumes.setdefault(row["case"], {})[f"{row['structure']}_ml"] = row["prediction_ml"]
+    return [{"case": case, **flag} for case, figures in volumes.items() for flag in flags(Findings(figures))]
+
+
 def write_results(folder: Path | str, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> dict[str, Any]:
     """Write `cases.csv`, then `metrics.json` (`sets` and what `extra` adds): its presence means that all is there."""
     folder = Path(folder)
@@ -231,18 +247,21 @@ def _number(value: float | None, metric: str) -> str:
     return "-" if value is None else f"{value:.1f}" if metric == "hd95" else f"{value:.3f}"
 
 
-def _row(case: PreparedCase, set_name: str, structure: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    identity = {"case": case.id, "patient": case.patient, "site": case.site, "set": set_name, "structure": structure}
-    values = {("hd95_mm" if name == "hd95" else name): scores[name] for name in METRICS}
-    counts = {name: scores[name] for name in ("tp", "fp", "fn", "reference_ml", "prediction_ml")}
+def _identity(case: PreparedCase, set_name: str, structure: str) -> dict[str, str]:
+    return {"case": case.id, "patient": case.patient, "site": case.site, "set": set_name, "structure": structure}
+
+
+def _row(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of `cases.csv`: names of the columns, and the reasons as text."""
     reasons = "; ".join(f"{name}: {reason}" for name, reason in scores["undefined"].items())
-    return {**identity, **values, **counts, "undefined": reasons}
+    found = {**scores, "hd95_mm": scores["hd95"], "undefined": reasons}
+    return {column: found[column] for column in COLUMNS}
 
 
-def _gather(rows: list[dict[str, Any]], failure: Exception | None) -> tuple[list[dict[str, Any]], str]:
-    """All ranks' rows, and what failed on the first rank that did."""
+def _first_failure(failure: Exception | None) -> str:
+    """What failed on the first rank that did; empty where none did."""
     if not dist.is_initialized():
-        return rows, ""
-    shares: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, (rows, str(failure) if failure else ""))
-    return [row for share, _ in shares for row in share], next((text for _, text in shares if text), "")
+        return str(failure) if failure else ""
+    texts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(texts, str(failure) or type(failure).__name__ if failure else "")
+    return next((text for text in texts if text), "")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from covidseg.data.grid import Grid
+from covidseg.data.patches import AIR_HU
 from covidseg.errors import CovidSegError
 from covidseg.structures import Task
 
@@ -29,16 +29,31 @@ def normalise(image: Tensor, window: Sequence[float]) -> Tensor:
     return ((image.float() - low) / (high - low)).clamp_(0, 1)
 
 
+def air(window: Sequence[float]) -> float:
+    """What a normalised image is padded with: the padding of the training patches, normalised like any voxel."""
+    return float(normalise(torch.tensor(AIR_HU), window))
+
+
+def precision_on(device: torch.device, precision: str) -> str:
+    """What "auto" means on a device: "bfloat16" on GPUs that compute in it, "float32" anywhere else."""
+    if precision != "auto":
+        return precision
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if native else "float32"
+
+
 class WindowInferer:
     """Logits of a whole volume from windows of the size the network was trained on, weighted by a Gaussian.
 
     The window is part of the network: the contrast branch pools over it and atrous taps see its border. So a volume
-    smaller than the window is padded to it with the lower end of the intensity window (air), not seen at another size.
+    smaller than the window is padded to it with what training patches are padded with, not seen at another size.
 
     `roi_zyx`: window in voxels, a multiple of the network's stride; None passes the whole volume at once, padded to the
     stride, which is several times faster and not what the network was trained on. `overlap`: share of a window that the
-    next one covers. `batch_size`: windows per pass. `precision`: "float32", or "bfloat16" autocast inside the network.
-    Blending is float32. Memory beside the network's own: the volume times (input + classes + 1) floats.
+    next one covers. `batch_size`: windows per pass. `precision`: "float32", "bfloat16" autocast inside the network, or
+    "auto" (`precision_on`), whatever the surrounding code computes in: validation inside a training in mixed precision
+    is what a test is. Blending is float32. Memory beside the network's own: the volume times (input + classes + 1)
+    floats.
     """
 
     def __init__(
@@ -46,11 +61,11 @@ class WindowInferer:
         roi_zyx: Sequence[int] | None,
         overlap: float,
         batch_size: int = 1,
-        precision: str = "float32",
+        precision: str = "auto",
         progress: Progress | None = None,
     ):
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision {precision!r} is neither float32 nor bfloat16")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision {precision!r} is none of auto, float32 and bfloat16")
         if not 0 <= overlap < 1 or batch_size < 1:
             raise ValueError(f"overlap {overlap} must be in [0, 1) and batch_size {batch_size} at least 1")
         self.roi_zyx = None if roi_zyx is None else tuple(int(size) for size in roi_zyx)
@@ -63,10 +78,11 @@ class WindowInferer:
         return {"roi_zyx": roi, "overlap": self.overlap, "precision": self.precision}
 
     @torch.inference_mode()
-    def __call__(self, network: nn.Module, image: Tensor) -> Tensor:
+    def __call__(self, network: nn.Module, image: Tensor, padding: float) -> Tensor:
         """Logits (1, C, D, H, W), float32, of a normalised image (1, in, D, H, W) of any size, on its device.
 
-        The network must be in evaluation mode. Raises `NonFiniteLogits`; `ValueError` for a window off the stride.
+        `padding`: what lies outside the image, normalised like it (`air`). The network must be in evaluation mode.
+        Raises `NonFiniteLogits`; `ValueError` for a window off the stride.
         """
         from monai.inferers import sliding_window_inference  # a second of import
 
@@ -75,19 +91,21 @@ class WindowInferer:
         roi = self.roi_zyx or tuple(math.ceil(n / step) * step for n, step in zip(size, stride, strict=True))
         if any(n % step for n, step in zip(roi, stride, strict=True)):
             raise ValueError(f"inference window {roi} is not a multiple of the network's stride {stride}")
+        low_precision = precision_on(image.device, self.precision) == "bfloat16"
         total, done = math.ceil(self._count(size, roi) / self.batch_size), 0
 
         def predict(windows: Tensor) -> Tensor:
             nonlocal done
-            low_precision = torch.autocast(windows.device.type, torch.bfloat16)
-            with low_precision if self.precision == "bfloat16" else nullcontext():
+            with torch.autocast(windows.device.type, torch.bfloat16, enabled=low_precision):
                 logits = network(windows)
             done += 1
             if self.progress:
                 self.progress(done, total)
             return logits.float()
 
-        logits = sliding_window_inference(image, roi, self.batch_size, predict, overlap=self.overlap, mode="gaussian")
+        logits = sliding_window_inference(
+            image, roi, self.batch_size, predict, overlap=self.overlap, mode="gaussian", cval=padding
+        )
         if not torch.isfinite(logits).all():
             raise NonFiniteLogits(
                 "network", "gave NaN or infinite logits", "use another checkpoint, or precision=float32"
@@ -114,7 +132,7 @@ def segment_case(
     network.eval()
     try:
         hu = torch.from_numpy(np.array(image))  # a copy: torch does not take a read-only memory map
-        logits = inferer(network, normalise(hu.to(device), window)[None, None])[0]
+        logits = inferer(network, normalise(hu.to(device), window)[None, None], air(window))[0]
     finally:
         network.train(was_training)
     if logits.shape[0] not in (1, task.out_channels):

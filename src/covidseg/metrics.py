@@ -22,7 +22,9 @@ import numpy as np
 from covidseg.surface_metrics import surface_scores
 
 METRICS = ("dice", "sensitivity", "precision", "nsd", "hd95")
-_EMPTY_REFERENCE, _EMPTY_PREDICTION, _BOTH_EMPTY = "empty reference", "empty prediction", "both masks empty"
+COUNTS, VOLUMES = ("tp", "fp", "fn"), ("reference_ml", "prediction_ml")  # of voxels; in ml
+REASONS = ("empty reference", "empty prediction", "both masks empty", "not computed")  # why a metric is undefined
+_EMPTY_REFERENCE, _EMPTY_PREDICTION, _BOTH_EMPTY, _NOT_COMPUTED = REASONS
 
 
 def case_metrics(
@@ -69,7 +71,7 @@ def case_metrics(
     reason = _EMPTY_REFERENCE if predicted else _EMPTY_PREDICTION if present else _BOTH_EMPTY
     undefined = {name: reason for name, value in values.items() if value is None}
     if not surfaces:
-        undefined |= dict.fromkeys(("nsd", "hd95"), "not computed")
+        undefined |= dict.fromkeys(("nsd", "hd95"), _NOT_COMPUTED)
     voxel_ml = math.prod(spacing) / 1000
     return {
         **values,

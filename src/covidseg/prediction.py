@@ -24,7 +24,8 @@ import numpy as np
 from covidseg.data.scans import Scan, ScanSource, read_scan, write_mask
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import read_json, sha256, sweep_temporaries, write_csv, write_json
-from covidseg.quantify import FIGURES, NOTES, NOTICE, doubts, quantify
+from covidseg.flags import Findings, flags
+from covidseg.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.readback import require_shape
 from covidseg.segmenter import Segmenter
 
@@ -150,11 +151,13 @@ class Predictor:
                     raise BadInput(f"case {case}", wrong, "choose another output")
                 resumed = self._is_done(entry, request, files)
         if resumed:
-            figures = _read_figures(files["quantities"])
-            return Result(case, figures, (*scan.notes, *doubts(figures)), time.perf_counter() - started, resumed=True)
+            page = _read_page(files["quantities"])
+            notes = (*scan.notes, *(flag["text"] for flag in page.get("flags") or ()))
+            return Result(case, page["figures"], notes, time.perf_counter() - started, resumed=True)
 
-        notes, seconds = (*scan.notes, *doubts(figures)), time.perf_counter() - started
-        page = {"notice": NOTICE, "case": case, "figures": figures, "explanations": NOTES}
+        raised = flags(Findings(figures, lung, lesion, scan.voxels, scan.geometry, scan.thickness_mm))
+        notes, seconds = (*scan.notes, *(flag["text"] for flag in raised)), time.perf_counter() - started
+        page = {"notice": NOTICE, "case": case, "figures": figures, "flags": raised, "explanations": NOTES}
         page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
         with _output_faults(self.output):
             for name, mask in masks.items():
@@ -176,10 +179,12 @@ class Predictor:
             for case, entry in sorted(manifest.items()):
                 page = self.output / f"{case}_quantities.json"
                 if entry["files"] and page.is_file():
-                    figures = _read_figures(page)
-                    rows.append({"case": case, **{name: figures.get(name) for name in columns}, "notice": NOTICE})
+                    content = _read_page(page)
+                    figures = {name: content["figures"].get(name) for name in columns}
+                    raised = " ".join(flag["key"] for flag in content.get("flags") or ())
+                    rows.append({"case": case, **figures, "flags": raised, "notice": NOTICE})
             if rows:
-                write_csv(self.output / TABLE, rows, ("case", *columns, "notice"))
+                write_csv(self.output / TABLE, rows, ("case", *columns, "flags", "notice"))
             listed = {
                 case: error
                 for case, error in _read_failures(self.output / FAILURES).items()
@@ -269,10 +274,10 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     return cases
 
 
-def _read_figures(page: Path) -> dict[str, Any]:
-    """The figures in a case's JSON file."""
+def _read_page(page: Path) -> dict[str, Any]:
+    """The content of a case's JSON file."""
     try:
-        return require_shape(read_json(page), {"figures": dict}, page.name, "")["figures"]
+        return require_shape(read_json(page), {"figures": dict, "flags?": [{"key": str, "text": str}]}, page.name, "")
     except (OSError, ValueError, BadInput) as error:
         raise BadInput(page.name, "is damaged", "overwrite=true does its case again") from error
 

@@ -3,7 +3,6 @@
 All of them are descriptive and made by simple rules, some approximate (see `NOTES`). Research use only.
 """
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from covidseg.data.geometry import Geometry
+from covidseg.flags import EIGHT_BIT, EIGHT_BIT_VALUES, NO_LUNG_MASK, NOT_TOLD_APART, grey_values
 from covidseg.metrics import union_box
 
 NOTICE = "Research use only. Not for diagnosis or treatment."
@@ -32,8 +32,6 @@ FIGURES = (
 ONE_SIDED = 0.9  # a piece of lung with this share of its volume on one side of the midline belongs to that side
 VALLEY = 1 / 3  # of the widest section on either side: what the plane between touching lungs may hold at most
 TISSUE_HU = -500  # what is denser is the patient's body: the midline is taken from it
-EIGHT_BIT_VALUES = 256
-ASTRAY = 0.25  # of the lesion outside the lung mask, from which on one of the two masks is doubtful
 
 
 def quantify(
@@ -56,7 +54,7 @@ def quantify(
         figures["lesion_ml"] = _count(lesion) * voxel_ml
         _densities(figures, undefined, lesion, hu, consolidation_hu, voxel_ml)
     if lung is None:
-        undefined.update({name: "no lung mask" for name in FIGURES if name not in figures and name not in undefined})
+        undefined.update({name: NO_LUNG_MASK for name in FIGURES if name not in figures and name not in undefined})
     else:
         figures["lung_ml"] = _count(lung) * voxel_ml
         if lung.any():
@@ -65,14 +63,6 @@ def quantify(
         undefined.update({name: "no lung found" for name in FIGURES if name not in figures and name not in undefined})
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
     return {**dict.fromkeys((*FIGURES, "left_right_method")), **rounded, "undefined": undefined}
-
-
-def doubts(figures: Mapping[str, Any]) -> list[str]:
-    """Why the figures of one scan should not be believed as they are."""
-    outside, lesion = figures.get("lesion_outside_lung_ml"), figures.get("lesion_ml")
-    if outside and outside > ASTRAY * lesion:
-        return [f"{outside:.1f} of {lesion:.1f} ml lesion lie outside the lung mask, and in no share: check both masks"]
-    return []
 
 
 def split_lungs(lung: np.ndarray, midline: int) -> tuple[np.ndarray | None, str]:
@@ -97,7 +87,7 @@ def split_lungs(lung: np.ndarray, midline: int) -> tuple[np.ndarray | None, str]
     plane = min(columns[least == least.min()], key=lambda column: abs(column - midline))
     area = profile[:, touching].sum(axis=1)
     if least.min() > VALLEY * min(area[:plane].max(initial=0), area[plane:].max(initial=0)):
-        return None, "left and right cannot be told apart"
+        return None, NOT_TOLD_APART
     left[touching[pieces]] = False
     left[:, :, plane:] |= touching[pieces[:, :, plane:]]
     return left, "sagittal plane of least lung near the midline"
@@ -116,9 +106,9 @@ def mosmed_class(share: float) -> str:
 def _densities(
     figures: dict, undefined: dict, lesion: np.ndarray, hu: np.ndarray, consolidation_hu: float, voxel_ml: float
 ) -> None:
-    if _few_values(hu):
+    if grey_values(hu) <= EIGHT_BIT_VALUES:
         names = ("ground_glass_ml", "consolidation_ml", "consolidation_share")
-        undefined.update(dict.fromkeys(names, "the scan has 8-bit grey values: too coarse to tell densities"))
+        undefined.update(dict.fromkeys(names, EIGHT_BIT))
         return
     total, dense = _count(lesion), _count(hu[lesion] >= consolidation_hu)
     figures["ground_glass_ml"], figures["consolidation_ml"] = (total - dense) * voxel_ml, dense * voxel_ml
@@ -179,10 +169,3 @@ def _midline(hu: np.ndarray) -> int:
     """Column that halves the body, from every fourth voxel."""
     columns = np.count_nonzero(hu[::4, ::4] > TISSUE_HU, axis=(0, 1)).cumsum()
     return int(np.searchsorted(columns, columns[-1] / 2)) if columns[-1] else hu.shape[2] // 2
-
-
-def _few_values(hu: np.ndarray) -> bool:
-    seen = np.zeros(2**16, bool)
-    for plane in hu:
-        seen[plane.astype(np.uint16)] = True  # modulo 2^16, which keeps int16 values apart
-    return np.count_nonzero(seen) <= EIGHT_BIT_VALUES

@@ -19,7 +19,7 @@ from covidseg.checkpoints import BEST, LAST, load_checkpoint
 from covidseg.data.grid import Grid
 from covidseg.errors import BadInput
 from covidseg.files import sha256
-from covidseg.inference import Progress, WindowInferer, segment_case
+from covidseg.inference import Progress, WindowInferer, precision_on, segment_case
 from covidseg.readback import NUMBER, mismatch
 from covidseg.runs import RunFolder
 from covidseg.structures import Task
@@ -107,9 +107,7 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     network, digest = _restored(config["model"], folder, config["training"]["evaluate"], checkpoint)
 
     where = _device(device)
-    if options.setdefault("precision", "auto") == "auto":
-        native = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        options["precision"] = "bfloat16" if native else "float32"
+    options["precision"] = precision_on(where, options.get("precision", "auto"))  # a manifest names the resolved one
     try:
         inferer = WindowInferer(**options)
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """What a task segments: which stored labels it is trained on, which network classes make which anatomical structure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -49,6 +49,10 @@ class Task:
             if not set(part.channels) <= set(classes[1:]):
                 wrong = f"{list(part.channels)} are not among the classes 1 to {classes[-1]} of the network"
                 raise BadInput(f"task.structures.{name}.channels", wrong, "raise task.out_channels")
+            learned = [label for label, target in enumerate(self.label_to_target) if target in part.channels]
+            if learned != sorted(set(part.labels)):
+                wrong = f"{list(part.labels)} are scored, and task.label_to_target teaches {learned} as this structure"
+                raise BadInput(f"task.structures.{name}.labels", wrong, "make the two agree, see conf/task")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -58,6 +62,12 @@ class Task:
             for name, part in config["structures"].items()
         }
         return cls(str(config["name"]), int(config["out_channels"]), tuple(config["label_to_target"]), structures)
+
+    def alone(self, name: str) -> Self:
+        """The binary task of one structure: its mask is class 1."""
+        part = self.structures[name]
+        taught = tuple(int(label in part.labels) for label in range(3))
+        return type(self)(self.name, 2, taught, {name: replace(part, channels=(1,))})
 
     def target(self, labels: torch.Tensor) -> torch.Tensor:
         """Training target of a stored label map of any integer type: int64, same shape, on the same device."""

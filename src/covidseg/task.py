@@ -16,6 +16,7 @@ from covidseg.data.loader import Batch
 from covidseg.data.store import PreparedCase
 from covidseg.evaluation import evaluate_cases, summarise_sets
 from covidseg.inference import WindowInferer, normalise, segment_case
+from covidseg.scores import CaseScores
 from covidseg.structures import Task
 
 _AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers; 1 and 2 are the loader's
@@ -49,6 +50,7 @@ class SegmentationTask(pl.LightningModule):
         self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
         self.augment, self.task, self.window, self.inferer = augment, task, tuple(window), inferer
         self.seed, self.stopping = seed, stopping
+        self.validation_scores = CaseScores()  # here, so that Lightning keeps it on the module's device
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of normalised images."""
@@ -76,7 +78,9 @@ class SegmentationTask(pl.LightningModule):
                 shown.update(case=case.id, image=case.image, reference=reference, prediction=case.grid.labels(classes))
             return classes
 
-        rows = evaluate_cases(segment, {"validation": cases.cases}, self.task, surfaces=False)
+        rows = evaluate_cases(
+            segment, {"validation": cases.cases}, self.task, surfaces=False, scores=self.validation_scores
+        )
         self.log_dict(validation_scores(rows), logger=False, batch_size=len(cases.cases))
         return shown
 

@@ -28,6 +28,7 @@ from covidseg.evaluation import evaluate_cases, summarise_sets, summary_table, w
 from covidseg.nets.cost import network_cost
 from covidseg.progress import Pulse
 from covidseg.runs import NOT_SCORED, RunFolder, config_hash, plain, run_dir
+from covidseg.scores import CaseScores
 from covidseg.segmenter import load
 from covidseg.signals import StopRequest, agreed
 from covidseg.slices import keeping_slices
@@ -200,7 +201,11 @@ def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: 
     console = Console(soft_wrap=True, highlight=False, quiet=processes.rank() > 0)
     with case_progress(console, sets) as progress:
         rows = evaluate_cases(
-            keeping_slices(segment, folder.path, segmenter.task, sets), sets, segmenter.task, progress
+            keeping_slices(segment, folder.path, segmenter.task, sets),
+            sets,
+            segmenter.task,
+            progress,
+            scores=CaseScores().to(device),
         )
     if word := agreed(stop.signum, device):
         raise Interrupted("run", f"stopped by signal {word} while evaluating", "the same command evaluates again", word)

@@ -442,3 +442,32 @@ def test_the_script_runs_from_a_bare_clone(run, write_scan, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/scan_lesion.nii.gz").is_file()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["out", "runs"], "no litter"
+
+
+def test_implausible_figures_are_flagged_in_every_output(predict, make_run, write_scan, tmp_path):
+    """A lesion of 12.6 litres: in the JSON with a key, in the table by its key, on the terminal as a note, and again
+    when the case is already there."""
+    import torch
+
+    from covidseg.checkpoints import AtomicCheckpointIO, load_checkpoint
+
+    run = make_run("lesion")
+    path = run / "checkpoints/last.ckpt"
+    state = load_checkpoint(path)["state_dict"]
+    bias = [name for name in state if name.endswith(".bias") and state[name].shape == (2,)][-1]
+    state[bias] += torch.tensor([-1e6, 1e6])  # all is lesion
+    AtomicCheckpointIO().save_checkpoint({"state_dict": state}, path)
+    write_scan(tmp_path / "scan.nii.gz")
+    options = {"run": run, "input": tmp_path / "scan.nii.gz", "output": tmp_path / "out"}
+    for already in (False, True):
+        status, out, err = predict(**options)
+        assert status == 0, err
+        page = read_json(tmp_path / "out/scan_quantities.json")
+        texts = {flag["key"]: flag["text"] for flag in page["flags"]}
+        assert set(texts) == {"lesion_volume", "no_lung_mask", "cut_off"}
+        litres = page["figures"]["lesion_ml"] / 1000
+        assert texts["lesion_volume"] == f"{litres:.1f} l of lesion are more than a chest holds (12 l)"
+        assert set(texts.values()) <= set(page["notes"])
+        assert all(f"note: {text}" in out for text in texts.values())
+        assert ("already there" in out) is already
+        assert _rows(tmp_path / "out/quantities.csv")[0]["flags"] == "lesion_volume no_lung_mask cut_off"

@@ -1,13 +1,14 @@
-"""`python src/evaluate.py`: scores of a run, or of a folder of masks, on the test sets of any data set."""
+"""`python src/evaluate.py`: scores of a run, or of a folder of masks, on any data set."""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
@@ -17,7 +18,6 @@ from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import read_json
 from covidseg.runs import RunFolder
 
-SETS = ("train", "validation", "test", "external")
 MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it was written here, and may be replaced
 
 
@@ -25,7 +25,8 @@ MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it w
 def main(cfg: DictConfig) -> None:
     """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json."""
     from covidseg.cli.predict import inference_options
-    from covidseg.evaluation import evaluate_cases, evaluate_masks, summary_table, write_results
+    from covidseg.data.sets import annotated, remark
+    from covidseg.evaluation import evaluate_cases, evaluate_masks, implausible, summary_table, write_results
     from covidseg.segmenter import load
     from covidseg.structures import Task
 
@@ -33,15 +34,17 @@ def main(cfg: DictConfig) -> None:
         raise BadInput("run", "give a run or a folder of predictions, one of the two", "run=... or predictions=...")
     if cfg.run is not None and "task" in cfg:
         raise BadInput("task", "is fixed by the run", "leave it out")
+    if cfg.fold is not None and "data" not in cfg:
+        raise BadInput(f"fold={cfg.fold}", "is fixed by the run on its own data", "leave it out")
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     if cfg.run is not None:
         segmenter = load(cfg.run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
         task, folder = segmenter.task, Path(cfg.run)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
-        sets = _choose(dataset, fold, cfg.sets, task, _chooses(segmenter))
-        scored = _annotated(sets, task.structures)
-        seen = _seen(scored, dataset, fold, segmenter, cfg)
+        known, sets = _choose(cfg, dataset, fold, task, _chooses(segmenter))
+        scored = annotated(sets, task.structures)
+        seen = _seen(scored, dataset, segmenter, cfg)
         with case_progress(console, scored) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
         source = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
@@ -51,20 +54,26 @@ def main(cfg: DictConfig) -> None:
             raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
         task, folder, source = Task.from_config(cfg.task), Path(cfg.predictions), {}
         dataset, fold, output = _data_of(cfg, None, folder)
-        sets = _choose(dataset, fold, cfg.sets, task)
-        each = {
-            f"{part}, {name}": cases for part in task.structures for name, cases in _annotated(sets, [part]).items()
-        }
+        known, sets = _choose(cfg, dataset, fold, task)
+        each = {f"{part}, {name}": cases for part in task.structures for name, cases in annotated(sets, [part]).items()}
         with case_progress(console, each) as progress:
             rows = evaluate_masks(folder, sets, task, progress)
 
-    metrics = write_results(output, rows, {"data": dataset.folder.name, **source, **MADE_BY})
+    doubts = implausible(rows)
+    metrics = write_results(output, rows, {"data": dataset.folder.name, **source, "flags": doubts, **MADE_BY})
     console.print(summary_table(metrics["sets"]))
+    for doubt in doubts[:5]:
+        console.print(f"note: {doubt['case']}: {doubt['text']}", markup=False)
+    if len(doubts) > 5:
+        console.print(f"note: {len(doubts) - 5} more in metrics.json")
     count = len({(row["set"], row["case"]) for row in rows})
     seconds = f"{(time.perf_counter() - started) / count:.1f} s per case"
     without = sum(map(len, sets.values())) - count
     more = f"; {without} more have no {' or '.join(task.structures)} annotated" if without else ""
-    console.print(f"{count} cases, {seconds}{more}\n{output}", markup=False)
+    console.print(f"{count} cases, {seconds}{more}", markup=False)
+    if line := remark(known, sets):
+        console.print(line, markup=False)
+    console.print(str(output), markup=False)
 
 
 def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tuple[Any, int | str | None, Path]:
@@ -80,7 +89,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     if own:
         data, fold = _moved(dict(run["data"]), str(run["paths"]["data"]), home), run["fold"]
     else:
-        data, fold = plain(cfg.data), None
+        data, fold = _undivided(plain(cfg.data), cfg.fold), cfg.fold
     if run is not None:
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
@@ -98,15 +107,45 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     return dataset, fold, output
 
 
-def _seen(
-    sets: Mapping[str, list], dataset: Any, fold: int | str | None, segmenter: Any, cfg: DictConfig
-) -> dict[str, list[str]] | None:
+def _undivided(data: dict[str, Any], fold: object) -> dict[str, Any]:
+    """Options of other data than the run's: no share of the patients is drawn but what the command line asks for.
+
+    A share drawn on the spot is nobody's test set, and would leave most scans out. Who names a `fold` wants the
+    division that the options make.
+    """
+    if fold is not None and (type(fold) is not int or fold < 0):
+        raise BadInput(f"fold={fold}", "is no fold of other data", "use 0, 1, 2, ..., or leave it out")
+    asked = {argument.lstrip("+").partition("=")[0] for argument in HydraConfig.get().overrides.task}
+    if fold is None and "data.splits" not in asked:
+        shares = ("test_fraction", "validation_fraction", "folds")
+        data["splits"] |= {key: 0 for key in shares if f"data.splits.{key}" not in asked}
+    return data
+
+
+def _choose(
+    cfg: DictConfig, dataset: Any, fold: int | str | None, task: Any, choosing: bool = False
+) -> tuple[Mapping[str, list], dict]:
+    """({set: cases} that there are, those that are scored)."""
+    from covidseg.data.sets import choose, defined_sets, own_sets
+
+    own = "data" not in cfg
+    if own:
+        sets = own_sets(dataset, fold, choosing)
+    else:
+        # a folder given as it is was divided by other options; one of an older format does not say what it drew
+        drawn = dataset.splits.get("drawn", ("validation", "test")) if cfg.data.prepared and fold is None else ()
+        sets = defined_sets(dataset, fold, drawn)
+    wanted = OmegaConf.to_container(cfg.sets) if OmegaConf.is_list(cfg.sets) else cfg.sets
+    return sets, choose(dataset.name, sets, wanted, list(task.structures), own)
+
+
+def _seen(sets: Mapping[str, list], dataset: Any, segmenter: Any, cfg: DictConfig) -> dict[str, list[str]] | None:
     """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
     from covidseg.evaluation import seen_in_training
 
     config = segmenter.config
     training = _training_data(Path(str(cfg.run)), config, str(cfg.paths.data or "data"), dataset)
-    if training is not None and training.hash == dataset.hash and fold == config["fold"]:
+    if training is not None and training.hash == dataset.hash and "data" not in cfg:
         return {"train": [], "validation": []}  # its own split
     try:
         if training is None:
@@ -178,29 +217,6 @@ def _made_here(metrics: Path) -> bool:
 def _chooses(segmenter: Any) -> bool:
     """Whether the run held cases out to choose its checkpoint by."""
     return segmenter.config["training"]["evaluate"] == "best"
-
-
-def _choose(dataset: Any, fold: int | str | None, wanted: Any, task: Any, choosing: bool = False) -> dict[str, list]:
-    """{set: cases} of the sets asked for that have any; `BadInput` where no case has a structure of the task."""
-    names = list(wanted) if OmegaConf.is_list(wanted) else list(SETS) if wanted == "all" else [wanted]
-    if unknown := [name for name in names if name not in SETS]:
-        raise BadInput(f"sets={unknown[0]}", "there is no such set", f"{', '.join(SETS)}, or all")
-    split = dataset.split(fold, choosing)
-    sets = {name: [dataset.cases[case] for case in getattr(split, name)] for name in names}
-    if not any(sets.values()):
-        there = ",".join(name for name in SETS if getattr(split, name))
-        raise BadInput("sets", f"{dataset.name} has no case in {', '.join(names)}", f"choose others: sets=[{there}]")
-    sets = {name: cases for name, cases in sets.items() if cases}
-    if not any(_annotated(sets, task.structures).values()):
-        wrong = f"nothing can be scored: no case in {', '.join(sets)} has {' or '.join(task.structures)} annotated"
-        raise BadInput(dataset.name, wrong, "choose other data, another run, or others with sets=...")
-    return sets
-
-
-def _annotated(sets: Mapping[str, list], structures: Iterable[str]) -> dict[str, list]:
-    """The cases of which any of the structures can be scored."""
-    structures = set(structures)
-    return {name: [case for case in cases if structures & set(case.annotated)] for name, cases in sets.items()}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from covidseg.errors import BadInput
 
-AIR_HU = -1024  # what a case smaller than the patch is padded with
+AIR_HU = -1024  # what lies outside a scan: patches and inference windows that reach beyond it are padded with this
 _ORDER, _PATCHES = 1, 2  # streams of random numbers that share a seed and nothing else
 
 

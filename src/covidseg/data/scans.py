@@ -40,6 +40,7 @@ class Scan:
     geometry: Geometry
     notes: tuple[str, ...]
     source: str  # the name of the file or folder, without its path
+    thickness_mm: float | None = None  # of a slice, where the file says it: less than they lie apart leaves gaps
 
 
 def read_scan(
@@ -64,7 +65,8 @@ def read_scan(
     else:
         volume = _read_volume(Path(path), assumed)
     voxels, notes = to_hu(volume, what, assumed)
-    return Scan(voxels, volume.geometry, (*volume.notes, *smallness_note(volume.geometry), *notes), what)
+    notes = (*volume.notes, *smallness_note(volume.geometry), *notes)
+    return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm)
 
 
 def find_scans(path: Path | str, recursive: bool = False) -> ScanSources:

@@ -435,6 +435,20 @@ def test_one_slice_takes_its_thickness(tmp_path, make, refused):
     refused(folder, "lacks the attribute SliceThickness")
 
 
+@pytest.mark.parametrize(("written", "known"), [("1.25", 1.25), ("0", None), (None, None), ("2.5", 2.5)])
+def test_the_thickness_of_slices_is_known_where_the_header_says_it(tmp_path, make, written, known):
+    """Slices thinner than they lie apart leave gaps; that is no reason to refuse them, and a figure to be doubted."""
+
+    def edit(index, ds):
+        if written is None:
+            del ds.SliceThickness
+        else:
+            ds.SliceThickness = written
+
+    scan = read_scan(make.dicom(tmp_path / "series", make.ct((4, 40, 48)), edit=edit))
+    assert scan.thickness_mm == known and scan.geometry.spacing_zyx[0] == 2.5
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a16_mutated_dicom_header(data, make):

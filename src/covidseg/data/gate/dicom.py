@@ -12,7 +12,7 @@ import numpy as np
 
 from covidseg.data.gate.assume import Assume
 from covidseg.data.gate.dicom_file import CT_IMAGE, ENHANCED_CT, DicomFile, hounsfield, parse
-from covidseg.data.gate.dicom_stack import arrange, require_ct_slice
+from covidseg.data.gate.dicom_stack import arrange, require_ct_slice, thickness_of
 from covidseg.data.gate.grids import Volume
 from covidseg.data.gate.names import is_litter, kind, listing, shown
 from covidseg.errors import BadInput
@@ -54,7 +54,7 @@ def read(folder: Path, assume: Assume, series_uid: str | None, recursive: bool) 
             dropped += 1
     notes += [f"{count} {name}(s) ignored" for name, count in sorted(ignored.items())]
     notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
-    return Volume(stored, geometry, notes=notes)
+    return Volume(stored, geometry, notes=notes, thickness_mm=thickness_of(slices[0]))
 
 
 def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:

@@ -98,6 +98,15 @@ def _step(what: str, along: np.ndarray, first: DicomFile) -> tuple[float, list[s
     return float(mean), []
 
 
+def thickness_of(file: DicomFile) -> float | None:
+    """How thick its slice is in mm; None where the header does not say it in a number above 0."""
+    try:
+        thickness = file.number("SliceThickness")
+    except BadInput:
+        return None
+    return thickness if thickness > 0 else None
+
+
 def _numbering(what: str, slices: list[DicomFile], assume: Assume) -> list[str]:
     """Slices missing at an end, or every second one, leave no gap; their numbers may show it."""
     announced = max(file.number("ImagesInAcquisition", default="0") for file in slices)

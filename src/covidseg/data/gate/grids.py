@@ -26,6 +26,7 @@ class Volume:
     slope: float = 1.0
     intercept: float = 0.0
     notes: list[str] = field(default_factory=list)
+    thickness_mm: float | None = None  # of a slice; None: the file does not say it
 
 
 def require_shape(what: str, sizes: Sequence[int]) -> tuple[int, int, int]:
