@@ -34,7 +34,12 @@ _PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
 MIN_SPACING_MM = 0.05  # finer is no CT, and one scan would fill the memory
 MAX_WINDOW = 1 << 30  # voxels
 _NEEDED = {
-    "task": {"name": str, "out_channels": int, "label_to_target": [int], "structures": {...: dict}},
+    "task": {
+        "name": str,
+        "out_channels": int,
+        "label_to_target": [int],
+        "structures": {...: {"channels": [int], "labels": [int], "tolerance_mm": NUMBER}},
+    },
     "model": {"_target_": str},
     "data": {"spacing_zyx": [NUMBER, NUMBER, NUMBER], "window": [NUMBER, NUMBER]},
     "inference": {"roi_zyx?": [int, int, int]},

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -96,7 +96,9 @@ def _alone(folder: RunFolder, name: str) -> tuple[str, State, str]:
         state = State.RUNNING
     elif state is State.WAITING:
         state, reason = State.INTERRUPTED, f"stopped at step {status.get('step', 0)} of {status.get('max_steps', '?')}"
-    patches = config.training.batch_size * _processes(config.trainer.devices) if config else 0
+    batch = OmegaConf.select(config, "training.batch_size") if config else 0
+    devices = OmegaConf.select(config, "trainer.devices") if config else 0
+    patches = batch * _processes(devices) if isinstance(batch, int) else 0
     return name, state, describe(state, reason, [], folder, status.get("max_steps") or 0, patches)
 
 

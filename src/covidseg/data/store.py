@@ -194,7 +194,7 @@ class PreparedDataset:
         if fold == ALL:
             return Split(sorted(self.cases), [], [], [])
         folds = self.splits["folds"]
-        if not 0 <= fold < len(folds):
+        if type(fold) is not int or not 0 <= fold < len(folds):
             raise BadInput(f"fold={fold}", f"{self.name} has {len(folds)} folds, counted from 0", "see splits.json")
         found, held_out = Split(**folds[fold]), self.splits.get("choosing") or []
         if not (choosing and held_out):
