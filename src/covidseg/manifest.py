@@ -14,6 +14,7 @@ from covidseg.errors import BadInput
 from covidseg.files import read_json, write_json
 from covidseg.paths import ROOT
 from covidseg.runs import RunFolder
+from covidseg.scrub import without_secret_argument
 
 _PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "monai", "numpy", "scipy")
 
@@ -51,9 +52,9 @@ def surroundings() -> dict[str, Any]:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The command line with every absolute path cut down to its last part."""
+    """The command line without secrets, every absolute path cut down to its last part."""
     shown = [Path(arguments[0]).name]
-    for argument in arguments[1:]:
+    for argument in map(without_secret_argument, arguments[1:]):
         key, sign, value = argument.rpartition("=")
         is_place = value.startswith(("/", "~"))
         shown.append(f"{key}{sign}{Path(value).name}" if is_place else argument)

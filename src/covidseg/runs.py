@@ -27,6 +27,7 @@ from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import environment_faults, read_json, write_json, write_text
 from covidseg.paths import CONF
 from covidseg.readback import NUMBER, mismatch
+from covidseg.scrub import without_secrets
 
 # What a result depends on. Everything else (devices, logger, places, resume) may change between two starts of one run.
 SIGNIFICANT = ("seed", "fold", "task", "model", "data", "augment", "loss", "optimizer", "training", "inference")
@@ -81,7 +82,6 @@ _MANIFEST = {
 }
 _OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
-_SECRET = re.compile(r"(?:^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
 
 
 def run_dir(cfg: DictConfig) -> Path:
@@ -119,7 +119,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain containers: resolved, except that secrets and environment variables stay out of it."""
     raw = OmegaConf.to_container(cfg, resolve=False)
     raw.pop("hydra", None)
-    return OmegaConf.to_container(OmegaConf.create(_without_secrets(raw)), resolve=True)
+    return OmegaConf.to_container(OmegaConf.create(without_secrets(raw)), resolve=True)
 
 
 def config_hash(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -229,7 +229,7 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
         if self.is_finished:
             return  # the file says how the run was made, not how it was asked for again
-        write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(_without_secrets(plain(cfg)))))
+        write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(without_secrets(plain(cfg)))))
 
     def write_status(self, state: str, **values: Any) -> None:
         """Replace status.json; `values` that are not given keep what they were."""
@@ -292,17 +292,6 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node
-
-
-def _without_secrets(node: Any, key: str = "") -> Any:
-    """What comes from the environment stays the text `${oc.env:NAME}`, escaped so that nobody resolves it."""
-    if isinstance(node, dict):
-        return {name: _without_secrets(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_without_secrets(value) for value in node]
-    if isinstance(node, str) and "oc.env" in node:
-        return _INTERPOLATION.sub(r"\\${", node)
-    return "***" if node is not None and _SECRET.search(key) else node
 
 
 def _choice(group: str, node: Mapping[str, Any]) -> str:

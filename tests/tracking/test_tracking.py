@@ -18,8 +18,8 @@ import wandb
 from omegaconf import OmegaConf
 
 from covidseg import tracking
+from covidseg.scrub import scrub_text, scrubbed
 from covidseg.tracking.callback import picture
-from covidseg.tracking.scrub import scrub_text, scrubbed
 from covidseg.tracking.wandb_run import chosen_mode, sync_command
 
 SECRET = "canary-5f2d9c"

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from covidseg.errors import CovidSegError
 from covidseg.files import DISK_FAULTS
 from covidseg.paths import CONF, EXPERIMENTS
+from covidseg.scrub import without_secrets
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
 
@@ -79,7 +80,7 @@ def one_line_errors(debug: bool, config_name: str | None = None) -> Iterator[Non
 def _leave(error: BaseException, message: str, status: int, debug: bool) -> NoReturn:
     if debug:
         raise error
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + without_secrets(" ".join(message.split())), file=sys.stderr)
     sys.exit(status)
 
 

@@ -23,9 +23,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from covidseg.errors import BadInput
 from covidseg.files import read_json, write_json
 from covidseg.readback import require_shape
+from covidseg.scrub import scrubbed
 from covidseg.tracking.callback import SaveCurves, ValidationOverlays
 from covidseg.tracking.curves import CurvesCSV
-from covidseg.tracking.scrub import scrubbed
 from covidseg.tracking.wandb_run import WandbTracker, sync_command
 
 __all__ = [

@@ -252,7 +252,11 @@ def _end_service() -> None:
 
 
 def _use_writable_places() -> None:
-    """Give wandb a place for its staging and caches when the home folder cannot be written, as on many clusters."""
+    """Give wandb a place for its staging that is not in the home folder, whose path its files would hold.
+
+    For its caches, too, when the home folder cannot be written, as on many clusters.
+    """
+    os.environ.setdefault("WANDB_DATA_DIR", str(Path(tempfile.gettempdir()) / "wandb-staging"))
     if not os.access(Path.home(), os.W_OK):
         for place in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             os.environ.setdefault(place, str(Path(tempfile.gettempdir()) / f"wandb-{os.getuid()}"))
