@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from covidseg import processes
 from covidseg.checkpoints import load_checkpoint
 from covidseg.runs import RunFolder, run_dir
 from covidseg.training import train
@@ -48,6 +49,18 @@ def launch(train_options, tmp_path):
 def rows(path):
     with open(path, newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def test_a_prepared_folder_is_announced_to_own_children_only_and_no_longer_than_the_run(tmp_path, monkeypatch):
+    with processes.announced_to_children(tmp_path / "ours"):
+        inherited = os.environ["COVIDSEG_PREPARED"]
+        assert processes.announced() is None  # the first process asks nobody
+    assert "COVIDSEG_PREPARED" not in os.environ
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    monkeypatch.setenv("COVIDSEG_PREPARED", inherited)
+    assert processes.announced() is None  # a task that a cluster started, in an environment that was copied to it
+    monkeypatch.setattr(processes, "_PARENT", os.getpid())
+    assert processes.announced() == str(tmp_path / "ours")
 
 
 ONE_STEP = ["training.max_steps=1", "training.validate_every=1", "optimizer.lr=0"]  # the same weights on any number

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch.distributed as dist
@@ -17,7 +18,9 @@ from covidseg.callbacks import LossNotFinite
 from covidseg.errors import CovidSegError, EnvironmentFault, Interrupted
 from covidseg.runs import RunFolder
 
-_PREPARED = "COVIDSEG_PREPARED"  # the prepared folder that the first process opened, for those it starts
+_PREPARED = "COVIDSEG_PREPARED"  # "<pid>:<folder>": what the first process opened, for those it starts
+_PARENT = os.getppid()  # remembered: whose parent died is given another
+_INIT = 1  # the parent of a process whose own has died; in a container it may be the first process of a run
 _FAREWELL_SECONDS = 30
 _PR_SET_PDEATHSIG = 1
 
@@ -27,22 +30,39 @@ def rank() -> int:
     return rank_zero_only.rank or 0
 
 
-def announce(folder: str) -> None:
-    """Let the processes that this one starts open the same prepared folder."""
-    os.environ[_PREPARED] = folder
+@contextmanager
+def announced_to_children(folder: Path) -> Iterator[None]:
+    """On the first process: let those it starts within the block open the same prepared folder."""
+    if rank():
+        yield
+        return
+    os.environ[_PREPARED] = f"{os.getpid()}:{folder}"
+    try:
+        yield
+    finally:
+        os.environ.pop(_PREPARED, None)
 
 
 def announced() -> str | None:
-    """The folder the first process announced, if it started this one."""
-    return os.environ.get(_PREPARED) if rank() else None
+    """The folder the first process announced, if it started this one.
+
+    Whoever else inherited the variable, such as a job's task that a cluster started, has another parent.
+    """
+    pid, folder = _announcement()
+    return folder if rank() and pid and (pid == str(_PARENT) or _PARENT == _INIT) else None
 
 
 def follow_parent() -> None:
     """In a process the first one started: die with it, even if it is killed; a lost collective would wait for ever."""
     if announced() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
+        if str(os.getppid()) != _announcement()[0]:
             os._exit(1)
+
+
+def _announcement() -> tuple[str, str]:
+    pid, _, folder = os.environ.get(_PREPARED, "").partition(":")
+    return pid, folder
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
         raise BadInput("training.evaluate=best", wrong, _without_validation(cfg, data))
     if cfg.fold == ALL and not processes.rank():
         print(f"{folder}: {_everything(data)}")
-    with stop.installed():
+    with stop.installed(), processes.announced_to_children(Path(dataset.folder).absolute()):
         checkpoint = _checkpoint(cfg, folder, task)
         loggers = tracking.make_loggers(cfg, folder)
         boundary = Boundary(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
@@ -127,9 +127,7 @@ def _open_data(cfg: DictConfig) -> PreparedDataset:
     if folder := processes.announced():
         return PreparedDataset.open(folder)
     structures = list(cfg.task.structures)
-    dataset = prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, structures))
-    processes.announce(str(Path(dataset.folder).absolute()))
-    return dataset
+    return prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, structures))
 
 
 def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> Path | None:
