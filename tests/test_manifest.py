@@ -38,3 +38,13 @@ def test_the_command_names_no_place():
         ["/home/someone/src/train.py", "data.root=/home/someone/ct", "model=fcn", "/home/someone/x", "a=~/y"]
     )
     assert told == ["train.py", "data.root=ct", "model=fcn", "x", "a=y"]
+
+
+def test_a_resume_with_another_effective_batch_is_refused(tmp_path):
+    began = {"processes": 6, "precision": "32-true", "effective_batch_size": 12}
+    manifest.record(tmp_path, RUN, began)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(BadInput, match=r"effective batch 12 there, 2 here.*trainer\.devices=6"):
+        manifest.record(tmp_path, RUN, {**began, "processes": 1, "effective_batch_size": 2})
+    assert len(manifest.record(tmp_path, RUN, began)["attempts"]) == 2

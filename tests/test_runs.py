@@ -8,7 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from covidseg.errors import BadInput, EnvironmentFault
+from covidseg.files import write_json
 from covidseg.runs import RunFolder, config_hash, plain, run_dir
+from covidseg.sweep.rows import Row, State
 
 
 @pytest.mark.parametrize(
@@ -141,3 +143,54 @@ def test_one_process_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
 def test_looking_at_runs_needs_no_torch():
     code = "import sys, covidseg.runs; sys.exit(any(name in sys.modules for name in ('torch', 'pytorch_lightning')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def _made_with(cfg, finished):
+    """A run of six processes as its manifest tells it."""
+    folder = RunFolder(run_dir(cfg))
+    folder.claim(cfg)
+    (folder.checkpoints).mkdir()
+    (folder.checkpoints / "last.ckpt").touch()
+    batch = 6 * cfg.training.batch_size
+    attempt = {"processes": 6, "precision": "bf16-mixed", "effective_batch_size": batch}
+    write_json(folder.path / "manifest.json", {"attempts": [attempt]})
+    if finished:
+        write_json(folder.path / "metrics.json", {"sets": {"test": {"lesion": {"n": 1}}}})
+    return folder, batch
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_resources_are_refused_by_run_and_sweep_and_the_remedy_works(train_config, finished):
+    six = ["trainer.devices=6", "trainer.precision=auto"]
+    folder, batch = _made_with(train_config(*six), finished)
+    for options, said in (
+        (["trainer.devices=1", "trainer.precision=auto"], f"effective batch {batch} there, {batch // 6} here"),
+        (["trainer.devices=6", "trainer.precision=32-true"], "precision bf16-mixed there, 32-true here"),
+    ):
+        cfg = train_config(*options)
+        with pytest.raises(BadInput, match=f"{said}.*name=") as error:
+            folder.claim(cfg)
+        row = Row.plan([], cfg)
+        row.judge()
+        assert (row.state, row.reason) == (State.FAILED, str(error.value))
+    for options in (
+        six,
+        ["trainer.devices=auto", "trainer.precision=auto"],
+        ["trainer.devices=6", "trainer.precision=bf16"],
+    ):
+        cfg = train_config(*options)
+        folder.claim(cfg)
+        row = Row.plan([], cfg)
+        row.judge()
+        assert row.state is (State.DONE if finished else State.WAITING)
+    other = train_config("name=other", "trainer.devices=1")
+    RunFolder(run_dir(other)).claim(other)
+
+
+def test_a_resume_with_auto_keeps_the_precision_it_began_with(train_config):
+    from covidseg.assembly import _precision
+
+    cfg = train_config("trainer.devices=6", "trainer.precision=auto")
+    assert _precision(cfg.trainer, RunFolder(run_dir(cfg))) == "32-true"
+    folder, _ = _made_with(cfg, False)
+    assert _precision(cfg.trainer, folder) == "bf16-mixed"

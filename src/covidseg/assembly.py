@@ -153,7 +153,7 @@ def make_trainer(
             devices=list(options.devices) if isinstance(options.devices, ListConfig) else options.devices,
             num_nodes=options.num_nodes,
             strategy=_strategy(options),
-            precision=_precision(options),
+            precision=_precision(options, folder),
             deterministic=options.deterministic,
             benchmark=not options.deterministic,  # patches have one size: cuDNN may search for the fastest kernels
             sync_batchnorm=training.sync_batchnorm,
@@ -189,9 +189,12 @@ def _strategy(options: DictConfig) -> Any:
     return DDPStrategy(timeout=timedelta(minutes=options.collective_timeout_minutes), gradient_as_bucket_view=True)
 
 
-def _precision(options: DictConfig) -> str:
+def _precision(options: DictConfig, folder: RunFolder) -> str:
+    """What `trainer.precision` means here; `auto` keeps what an unfinished run began with."""
     if options.precision != "auto":
         return options.precision
+    if began := folder.began.get("precision"):
+        return began
     if options.accelerator == "cpu" or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

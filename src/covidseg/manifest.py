@@ -23,7 +23,7 @@ def record(folder: Path, run: Mapping[str, Any], attempt: Mapping[str, Any]) -> 
     """Add an attempt to the folder's manifest.json; returns the whole.
 
     `run`: what has to stay the same over all attempts; raises `BadInput` where the prepared data are not those that the
-    run's checkpoints come from. `attempt`: what may differ.
+    run's checkpoints come from. `attempt`: what may differ, except for its effective batch and precision.
     """
     path = folder / "manifest.json"
     before = read_json(path) if path.exists() else {"attempts": []}
@@ -35,6 +35,8 @@ def record(folder: Path, run: Mapping[str, Any], attempt: Mapping[str, Any]) -> 
                 "restore the data, or choose another name= or row=",
             )
         before = {"attempts": []}
+    if clash := RunFolder(folder).other_resources(attempt):
+        raise clash
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     manifest = {**run, "attempts": [*before["attempts"], {"started": started, **surroundings(), **attempt}]}
     write_json(path, manifest)

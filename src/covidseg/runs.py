@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasToken, AnchorToken, TagToken, YAMLError
 
@@ -80,6 +80,8 @@ _MANIFEST = {
         }
     ],
 }
+_RESOURCES = {"effective_batch_size": "effective batch", "precision": "precision"}
+_PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short names
 _OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
 
@@ -92,6 +94,32 @@ def run_dir(cfg: DictConfig) -> Path:
         if not _NAME.fullmatch(str(part)):
             raise BadInput(f"{option}={part}", "cannot name a folder", "use letters, digits, dot, dash and underscore")
     return Path(str(cfg.paths.runs)) / str(cfg.name) / str(row) / str(cfg.task.name) / last
+
+
+def asked_resources(cfg: DictConfig) -> dict[str, Any]:
+    """The effective batch and the precision that a configuration asks for by name; what `auto` leaves open is absent.
+
+    Devices change a result only through these two.
+    """
+    trainer = cfg.get("trainer") or {}
+    count, precision = _device_count(trainer.get("devices")), str(trainer.get("precision", "auto"))
+    asked: dict[str, Any] = {}
+    if count is not None and "training" in cfg:
+        asked["effective_batch_size"] = cfg.training.batch_size * count * (trainer.get("num_nodes") or 1)
+    if precision != "auto":
+        asked["precision"] = _PRECISIONS.get(precision, precision)
+    return asked
+
+
+def _device_count(devices: Any) -> int | None:
+    """How many devices `trainer.devices` names; None where the machine decides."""
+    if isinstance(devices, str) and "," in devices:
+        return len([part for part in devices.split(",") if part.strip()])
+    if isinstance(devices, str) and devices.isdigit():
+        return int(devices)
+    if isinstance(devices, ListConfig | list):
+        return len(devices)
+    return devices if isinstance(devices, int) and devices > 0 else None
 
 
 def run_identity(folder: Path) -> tuple[int, int | str | None] | None:
@@ -215,6 +243,25 @@ class RunFolder:
         """Whether something would be lost with the folder: a checkpoint, or results."""
         return self.has_results or any(self.checkpoints.glob("*.ckpt"))
 
+    @property
+    def began(self) -> dict[str, Any]:
+        """The attempt whose effective batch and precision are the run's own; empty where no work is kept of one."""
+        attempts = ((self.manifest or {}).get("attempts") or []) if self.holds_work else []
+        return attempts[-1] if attempts else {}
+
+    def other_resources(self, asked: Mapping[str, Any]) -> BadInput | None:
+        """What to say where the run that lies here was made with another effective batch or precision than `asked`."""
+        began = self.began
+        differ = [key for key in _RESOURCES if key in asked and key in began and asked[key] != began[key]]
+        if not differ:
+            return None
+        said = "; ".join(f"{_RESOURCES[key]} {began[key]} there, {asked[key]} here" for key in differ)
+        keeps = ["trainer.precision=auto"] if "precision" in differ else []
+        if "effective_batch_size" in differ and "processes" in began:
+            keeps.insert(0, f"trainer.devices={began['processes']}")
+        same = f"{' '.join(keeps)} for the same run; " if keeps else ""
+        return BadInput(str(self), f"holds a run of other resources ({said})", f"{same}name= for another one")
+
     def claim(self, cfg: DictConfig) -> None:
         """Write config.yaml, or raise `BadInput` with the differences where another configuration's run lies.
 
@@ -227,6 +274,8 @@ class RunFolder:
                 )
             for name in _OF_ONE_CONFIGURATION:
                 (self.path / name).unlink(missing_ok=True)
+        if clash := self.other_resources(asked_resources(cfg)):
+            raise clash
         if self.is_finished:
             return  # the file says how the run was made, not how it was asked for again
         write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(without_secrets(plain(cfg)))))

@@ -21,7 +21,21 @@ def protocol(runs: Sequence[Run], set_name: str, structure: str) -> str:
     texts = [_fixed(alone, set_name)] if alone else []
     if folds:
         texts.append(_held_out(folds) if _holds_out(folds, set_name) else _shared(folds, set_name))
+    if different := _resources([run for run, _ in scored]):
+        texts.append(f"rows differ in effective batch or precision: {different}")
     return "; ".join(texts)
+
+
+def _resources(runs: Sequence[Run]) -> str:
+    """Which rows were trained with which effective batch and precision; "" where all were alike."""
+    rows: dict[str, list[str]] = {}
+    for run in runs:
+        last = (run.manifest.get("attempts") or [{}])[-1]
+        if "effective_batch_size" in last and "precision" in last:
+            rows.setdefault(f"batch {last['effective_batch_size']}, {last['precision']}", []).append(run.row)
+    if len(rows) < 2:
+        return ""
+    return ", ".join(f"{made} ({' '.join(dict.fromkeys(names))})" for made, names in rows.items())
 
 
 def _fixed(scored: Scored, set_name: str) -> str:

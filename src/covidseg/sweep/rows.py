@@ -1,5 +1,6 @@
 """One row of a sweep: the run that a list of overrides stands for, and what its folder says about it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from covidseg.errors import BadInput
-from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, config_hash, run_dir
+from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, asked_resources, config_hash, run_dir
 
 # How a run was started is no part of the run: a row's config, and so its hash, is that of the same single run.
 _NOT_THE_RUNS = ("hydra", "hydra/", "hydra.", "launcher", "sweep")
@@ -43,6 +44,7 @@ class Row:
     batch_size: int  # per process
     model: dict[str, Any]
     patch_size_zyx: list[int]
+    asked: dict[str, Any] = field(default_factory=dict)  # effective batch and precision, where it names them
     cost: float = 1.0  # expected seconds, or in proportion to them
     state: State = State.WAITING
     reason: str = ""
@@ -66,11 +68,12 @@ class Row:
             batch_size=_whole("training.batch_size", training.batch_size),
             model=OmegaConf.to_container(cfg.model, resolve=True),
             patch_size_zyx=[_whole("training.patch_size_zyx", n) for n in _listed(training.patch_size_zyx)],
+            asked=asked_resources(cfg),
         )
 
     def judge(self, retry_failed: bool = False) -> None:
         """Set `state` and `reason` from what lies in the run's folder, before anything is started."""
-        self.state, self.reason = judged(self.folder, self.hash, retry_failed)
+        self.state, self.reason = judged(self.folder, self.hash, retry_failed, self.asked)
 
     @property
     def patches_per_step(self) -> int:
@@ -88,8 +91,13 @@ class Row:
         return bool((self.folder.status or {}).get("step"))
 
 
-def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> tuple[State, str]:
-    """What a folder says of the run with this config hash, and why; `retry_failed`: a failed one may start again."""
+def judged(
+    folder: RunFolder, wanted_hash: str, retry_failed: bool = False, asked: Mapping[str, Any] | None = None
+) -> tuple[State, str]:
+    """What a folder says of the run with this config hash, and why; `retry_failed`: a failed one may start again.
+
+    `asked`: the effective batch and precision that the run is asked with, as `asked_resources` gives them.
+    """
     status = folder.status or {}
     try:
         of_another = folder.config_hash not in (None, wanted_hash)
@@ -97,6 +105,8 @@ def judged(folder: RunFolder, wanted_hash: str, retry_failed: bool = False) -> t
         return State.FAILED, str(error)
     if of_another and folder.holds_work:
         return State.FAILED, CLASH
+    if clash := folder.other_resources(asked or {}):
+        return State.FAILED, str(clash)
     if folder.is_finished:
         return State.DONE, NOT_SCORED if folder.asks_for_no_score else ""
     if folder.is_locked():
