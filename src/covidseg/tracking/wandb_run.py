@@ -7,11 +7,12 @@ never enter its files.
 """
 
 import contextlib
+import functools
 import netrc
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -20,8 +21,28 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from covidseg.tracking.guard import Guarded, guarded
+from covidseg.tracking.service import ExitWatch, NoAnswer, end_service, kill_service, within
 
 _TAG_LENGTH = 64  # the server refuses longer ones
+_FIRST_SHARE = 0.75  # of `timeout_s`: for the server; the rest is for ending the service
+_EXIT_WATCH = ExitWatch()
+
+
+def tracked(method: Callable) -> Callable:
+    """Wrap a method that takes the started W&B run first: rank zero only, in at most `timeout_s`, never raising."""
+
+    @rank_zero_only
+    @functools.wraps(method)
+    def call(self: "WandbTracker", *args: Any, **kwargs: Any) -> None:
+        run = self.start()
+        if run is None:
+            return
+        try:
+            within(self.timeout_s, lambda: method(self, run, *args, **kwargs))
+        except Exception as error:
+            self.give_up(error)
+
+    return call
 
 
 class WandbTracker(Guarded, Logger):
@@ -48,6 +69,7 @@ class WandbTracker(Guarded, Logger):
         self._tags, self._config = [tag[:_TAG_LENGTH] for tag in dict.fromkeys(tags)], dict(config)
         self._run = None
         self.online = False
+        self.timeout_s = float(options["timeout_s"])
 
     @property
     def name(self) -> str:
@@ -73,85 +95,75 @@ class WandbTracker(Guarded, Logger):
         if self._run is None:
             mode = chosen_mode(self._options["mode"])
             if mode == "online":
-                try:
-                    self._run, self.online = self._init("online"), True
-                except Exception as error:
-                    rank_zero_warn(f"{self.what}: the server cannot be used ({type(error).__name__}); tracking offline")
-                    _end_service()
+                self._start_online()
             if self._run is None and mode != "disabled":
-                self._run = self._init("offline")
+                self._run = self._begin("offline", self.timeout_s)
             if self._run is None:
                 self.alive = False
         return self._run
 
-    @rank_zero_only
-    @guarded
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if run := self.start():
-            run.log(dict(metrics), step=step)
+    def give_up(self, error: BaseException) -> None:
+        """Also kill a service that does not answer: nothing may wait for it again."""
+        super().give_up(error)
+        if isinstance(error, NoAnswer):
+            kill_service()
+
+    @tracked
+    def log_metrics(self, run: Any, metrics: Mapping[str, float], step: int | None = None) -> None:
+        run.log(dict(metrics), step=step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the scrubbed configuration goes in when the run starts."""
 
-    @rank_zero_only
-    @guarded
-    def update_config(self, values: Mapping[str, Any]) -> None:
+    @tracked
+    def update_config(self, run: Any, values: Mapping[str, Any]) -> None:
         """Add facts that were not known at the start (hardware, parameters); `values` must be scrubbed."""
-        if run := self.start():
-            run.config.update(dict(values), allow_val_change=True)
+        run.config.update(dict(values), allow_val_change=True)
 
-    @rank_zero_only
-    @guarded
-    def log_images(self, images: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    @tracked
+    def log_images(self, run: Any, images: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Pictures by key, at the step being logged.
 
         A picture has `pixels` (y, x) uint8, a `caption`, and `masks` {name: ((y, x) uint8 label map, {value: label})}.
         """
-        if run := self.start():
-            import wandb
+        import wandb
 
-            drawn = {key: [_image(wandb, picture) for picture in pictures] for key, pictures in images.items()}
-            run.log(drawn, commit=False)  # the metrics of the same step are still to come
+        drawn = {key: [_image(wandb, picture) for picture in pictures] for key, pictures in images.items()}
+        run.log(drawn, commit=False)  # the metrics of the same step are still to come
 
-    @rank_zero_only
-    @guarded
-    def log_figures(self, images: Mapping[str, Path]) -> None:
+    @tracked
+    def log_figures(self, run: Any, images: Mapping[str, Path]) -> None:
         """PNG files by key."""
-        if run := self.start():
-            import wandb
+        import wandb
 
-            run.log({key: wandb.Image(os.path.relpath(path)) for key, path in images.items()}, commit=False)
+        run.log({key: wandb.Image(os.path.relpath(path)) for key, path in images.items()}, commit=False)
 
-    @rank_zero_only
-    @guarded
-    def log_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    @tracked
+    def log_table(self, run: Any, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """`rows` as a W&B table; the columns are the first row's keys."""
-        if (run := self.start()) and rows:
-            import wandb
+        if not rows:
+            return
+        import wandb
 
-            columns = list(rows[0])
-            data = [[row.get(column) for column in columns] for row in rows]
-            run.log({key: wandb.Table(columns=columns, data=data)}, commit=False)
+        columns = list(rows[0])
+        data = [[row.get(column) for column in columns] for row in rows]
+        run.log({key: wandb.Table(columns=columns, data=data)}, commit=False)
 
-    @rank_zero_only
-    @guarded
-    def summarise(self, values: Mapping[str, Any]) -> None:
+    @tracked
+    def summarise(self, run: Any, values: Mapping[str, Any]) -> None:
         """Set the run's summary (the columns of W&B's run table)."""
-        if run := self.start():
-            run.summary.update(dict(values))
+        run.summary.update(dict(values))
 
-    @rank_zero_only
-    @guarded
-    def log_artifact(self, path: Path | str, metadata: Mapping[str, Any]) -> None:
+    @tracked
+    def log_artifact(self, run: Any, path: Path | str, metadata: Mapping[str, Any]) -> None:
         """Upload (or, offline, register) a file as a model artifact named after the run."""
-        if run := self.start():
-            import wandb
+        import wandb
 
-            name = "-".join(self._identity.split("/"))[:120]
-            artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
-            artifact.add_file(os.path.relpath(path), name=Path(path).name, policy="immutable", skip_cache=True)
-            run.log_artifact(artifact)
+        name = "-".join(self._identity.split("/"))[:120]
+        artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
+        artifact.add_file(os.path.relpath(path), name=Path(path).name, policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
 
     @rank_zero_only
     def close(self, exit_code: int, preempted: bool = False) -> None:
@@ -160,17 +172,38 @@ class WandbTracker(Guarded, Logger):
         if run is None:
             return
         sent = self.online and self.alive
-        try:
+
+        def finish() -> None:
             if preempted:
                 run.mark_preempting()
             run.finish(exit_code=exit_code)
+
+        try:
+            within(_FIRST_SHARE * self.timeout_s, finish)
         except Exception as error:
             sent = False
             self.give_up(error)
-            _end_service()
+            end_service((1 - _FIRST_SHARE) * self.timeout_s)
         self._run, self.alive = None, False
         if not sent:
             print(sync_command(self._folder / "wandb", self.online), flush=True)
+
+    def _start_online(self) -> None:
+        """Leaves no run where the server does not take one in its share of the time."""
+        try:
+            self._run, self.online = self._begin("online", _FIRST_SHARE * self.timeout_s), True
+        except Exception as error:
+            rank_zero_warn(f"{self.what}: the server cannot be used ({type(error).__name__}); tracking offline")
+            kill_service()  # it holds nothing yet that is worth the wait
+            end_service((1 - _FIRST_SHARE) * self.timeout_s)
+
+    def _begin(self, mode: str, seconds: float) -> Any:
+        """`_init` in at most `seconds`, and an exit that does not wait for the service of this run."""
+        import wandb  # noqa: F401  a slow disk is not the service's delay
+
+        run = within(seconds, lambda: self._init(mode))
+        _EXIT_WATCH.arm(self.timeout_s)
+        return run
 
     def _init(self, mode: str) -> Any:
         import wandb
@@ -241,14 +274,6 @@ def _settings(timeout_s: float) -> dict[str, Any]:
         "x_disable_meta": True,
         "x_save_requirements": False,
     }
-
-
-def _end_service() -> None:
-    """End wandb's service: a run that could not start would keep its id in use, a broken one would complain at exit."""
-    import wandb
-
-    with contextlib.suppress(Exception):
-        wandb.teardown(exit_code=1)
 
 
 def _use_writable_places() -> None:
