@@ -59,35 +59,37 @@ def end_service(seconds: float) -> None:
 
 
 class ExitWatch:
-    """Sees to it that the interpreter's exit waits for the service no longer than `seconds`.
+    """Sees to it that the interpreter's exit waits for wandb no longer than `seconds`.
 
-    wandb waits in an exit handler of its own. `arm`, called after a run has started, puts one before it that does the
-    same work without a traceback, while a thread that exists already (none can be started at exit) counts the time.
+    wandb waits in an exit handler of its own. `arm`, called after a run has started, puts one before it that has the
+    same work done by a thread. That exists already (none can be started at exit), and is left behind when its time is
+    up: the work may also wait for a lock that a call to a dripping server holds.
     """
 
     def __init__(self) -> None:
-        self._leaving = threading.Event()
+        self._leaving, self._done = threading.Event(), threading.Event()
         self._seconds: float | None = None
 
     def arm(self, seconds: float) -> None:
         """Watch the exit from now on; the last caller's time counts."""
         if self._seconds is None:
-            threading.Thread(target=self._count, name="tracking-exit", daemon=True).start()
+            threading.Thread(target=self._end, name="tracking-exit", daemon=True).start()
         self._seconds = seconds
         atexit.unregister(self._leave)
         atexit.register(self._leave)  # the last one registered runs first
 
     def _leave(self) -> None:
+        self._leaving.set()
+        if not self._done.wait(self._seconds):
+            kill_service()
+
+    def _end(self) -> None:
         import wandb
 
-        self._leaving.set()
+        self._leaving.wait()
         with suppress(Exception, SystemExit):
             wandb.teardown(exit_code=1)  # a run that is still open was not closed by us: it failed
-
-    def _count(self) -> None:
-        self._leaving.wait()
-        threading.Event().wait(self._seconds)
-        kill_service()
+        self._done.set()
 
 
 def _services() -> Iterator[int]:
