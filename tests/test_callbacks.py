@@ -25,6 +25,7 @@ def boundary(tmp_path, stop=None, checkpoint_every=4, validate_every=10):
     return Boundary(tmp_path, checkpoint_every, validate_every, stop or StopRequest())
 
 
+BATCH = {"part": 0}
 MODULE = types.SimpleNamespace(device=torch.device("cpu"))
 
 
@@ -46,7 +47,7 @@ def test_best_is_the_highest_validation_dice_and_survives_a_resume(trainer, tmp_
 def test_last_is_written_at_its_interval_around_validations_and_at_the_end(trainer, tmp_path):
     keeper = boundary(tmp_path)
     for trainer.global_step in range(23):
-        keeper.on_train_batch_start(trainer, MODULE, None, 0)
+        keeper.on_train_batch_start(trainer, MODULE, BATCH, 0)
     trainer.global_step = 23
     keeper.on_train_end(trainer, MODULE)
     assert [step for _, step in trainer.saved] == [4, 8, 9, 10, 12, 16, 19, 20, 23]
@@ -58,7 +59,7 @@ def test_a_signal_saves_at_the_next_boundary_and_nothing_in_a_validation(trainer
     stop.signum = 15
     trainer.global_step = 7
     with pytest.raises(Interrupted, match="signal 15 at step 7"):
-        keeper.on_train_batch_start(trainer, MODULE, None, 0)
+        keeper.on_train_batch_start(trainer, MODULE, BATCH, 0)
     assert trainer.saved == [("last.ckpt", 7)]
     trainer.callback_metrics = {"val/dice": torch.tensor(0.9)}
     with pytest.raises(Interrupted, match="in the validation of step 7"):
@@ -70,5 +71,5 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(trainer, tmp_pa
     stop = StopRequest()
     stop.signum = 2
     with pytest.raises(Interrupted):
-        boundary(tmp_path, stop).on_train_batch_start(trainer, MODULE, None, 0)
+        boundary(tmp_path, stop).on_train_batch_start(trainer, MODULE, BATCH, 0)
     assert trainer.saved == []

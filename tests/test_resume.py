@@ -19,9 +19,9 @@ from covidseg.training import train
 
 HARD = [  # everything that has a state or draws random numbers
     "augment=strong", "augment.spatial.probability=0.5", "augment.noise.probability=0.5", "optimizer=adamw",
-    "optimizer.schedule.warmup_steps=2", "optimizer.lr=0.002", "seed=29",  # whose first weights find some lesion
+    "optimizer.lr=0.002", "seed=29",  # whose first weights find some lesion
     "training.max_steps=9", "training.validate_every=3", "training.evaluate=best", "training.checkpoint_every=2",
-    "training.log_every=1", "training.gradient_clip=1.0",
+    "training.log_every=4", "training.gradient_clip=1.0",
 ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def assert_ends_alike(cfg, reference):
     assert_same(ours["callbacks"]["Boundary"], theirs["callbacks"]["Boundary"], "callbacks")
     assert ours["callbacks"]["Pulse"]["patches"] == theirs["callbacks"]["Pulse"]["patches"] == 9 * 2
     assert_same(state(cfg, "best.ckpt")["state_dict"], state(reference, "best.ckpt")["state_dict"], "best")
-    assert curves(cfg) == curves(reference) and len(curves(cfg)) == 9
+    assert curves(cfg) == curves(reference) and {row["step"] for row in curves(cfg)} >= {"4", "8", "9"}
 
 
 def curves(cfg):

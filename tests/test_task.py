@@ -37,6 +37,7 @@ def batch(step=0):
         "mask": torch.tensor(rng.integers(0, 3, image.shape), dtype=torch.uint8),
         "case": ["a", "b"],
         "step": step,
+        "part": 0,
     }
 
 
@@ -85,9 +86,17 @@ def test_a_batch_of_another_step_is_a_bug():
 def test_schedules_are_their_formulas():
     decay = InverseTimeDecay(1e-6)
     assert [decay(t) for t in (0, 1, 10**6)] == pytest.approx([1, 1 / 1.000001, 0.5])
-    ramp = WarmupPolynomial(warmup_steps=4, max_steps=12, power=0.9)
+    ramp = WarmupPolynomial(warmup_steps=4, max_steps=44, power=0.9)
     assert [ramp(t) for t in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert [ramp(t) for t in (4, 8, 12, 13)] == pytest.approx([1, 0.5**0.9, 0, 0])
+    assert [ramp(t) for t in (4, 24, 44, 45)] == pytest.approx([1, 0.5**0.9, 0, 0])
+
+
+def test_a_warm_up_takes_a_tenth_of_a_short_run_at_most():
+    """AdamW's 500 steps in a run of 500: the rate only rose, in silence."""
+    ramp = WarmupPolynomial(warmup_steps=500, max_steps=500, power=0.9)
+    rates = [ramp(t) for t in range(501)]
+    assert rates.index(max(rates)) == 49 and rates[-1] == 0
+    assert WarmupPolynomial(500, 60000, 0.9).warmup_steps == 500  # recipe=strong is as it was
 
 
 def test_the_paper_s_recipe_is_the_paper_s(train_config):
@@ -123,7 +132,7 @@ def test_it_learns_a_patch_by_heart(train_config):
     task = build_task(cfg, StopRequest())
     image = torch.zeros(2, 1, 16, 16, 16, dtype=torch.int16) - 800
     image[:, :, 4:12, 4:12, 4:12] = -300
-    sample = {"image": image, "mask": (image > -500).byte() * 2}
+    sample = {"image": image, "mask": (image > -500).byte() * 2, "part": 0}
     optimizer = task.optimizer(task.parameters())
     task.__class__ = type("At", (SegmentationTask,), {"global_step": 0, "global_rank": 0})
     losses = []

@@ -198,7 +198,13 @@ def test_memory_that_runs_out_is_the_environment_s_fault(train_config, with_call
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.devices=0"], "trainer: "),
+        (["trainer.devices=0"], r"trainer\.devices=0: is no device to train on -> use 1"),
+        (["trainer.accumulate_grad_batches=0"], r"accumulate_grad_batches=0: must be at least 1"),
+        (["trainer.accumulate_grad_batches=1.5"], r"accumulate_grad_batches=1\.5: must be"),
+        (["trainer.strategy=fsdp"], r"trainer\.strategy=fsdp: there is no such choice -> one of auto, ddp"),
+        (["trainer.profiler=fast"], r"trainer\.profiler=fast: there is no such choice -> one of null, simple"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.patience=0"], "patience=0"),
+        (["callbacks=weight_averaging", "callbacks.weight_averaging.decay=1"], "decay=1 is not between"),
         (["trainer.precision=13"], "trainer: "),
         (["training.patch_size_zyx=[15,16,17]"], r"stride \(8, 8, 8\) -> use \[16,16,24\]"),
         (["inference.roi_zyx=[16,16,20]"], r"inference\.roi_zyx=\[16, 16, 20\]"),

@@ -9,22 +9,26 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from covidseg.build import instantiate
 from covidseg.checkpoints import AtomicCheckpointIO
+from covidseg.chosen import EarlyStopping
 from covidseg.data.splits import ALL
 from covidseg.errors import BadInput
 from covidseg.inference import WindowInferer
 from covidseg.paths import CONF
-from covidseg.runs import RunFolder
+from covidseg.runs import RunFolder, device_count
 from covidseg.signals import StopRequest
 from covidseg.structures import Task
 from covidseg.task import SegmentationTask
 
 T = TypeVar("T")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")  # others keep no state that a run could go on from
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 def check(cfg: DictConfig) -> None:
@@ -46,9 +50,17 @@ def check(cfg: DictConfig) -> None:
         ("logger.mode", cfg.logger.get("mode", "auto"), ("auto", "online", "offline")),
         ("trainer.deterministic", cfg.trainer.deterministic, (True, False)),
         ("trainer.progress", cfg.trainer.progress, (True, False)),
+        ("trainer.strategy", cfg.trainer.strategy, STRATEGIES),
+        ("trainer.profiler", cfg.trainer.profiler, (None, *PROFILERS)),
     ):
         if value not in choices:
-            raise BadInput(f"{key}={value}", "there is no such choice", f"one of {', '.join(map(str, choices))}")
+            known = ", ".join("null" if choice is None else str(choice) for choice in choices)
+            raise BadInput(f"{key}={value}", "there is no such choice", f"one of {known}")
+    if not _is_like(cfg.trainer.accumulate_grad_batches, 1) or cfg.trainer.accumulate_grad_batches < 1:
+        accumulate = f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}"
+        raise BadInput(accumulate, "must be at least 1", "give a whole number")
+    if str(cfg.trainer.devices) in ("0", "[]", ""):
+        raise BadInput(f"trainer.devices={cfg.trainer.devices}", "is no device to train on", "use 1, 2, ... or auto")
     if not _is_like(cfg.seed, 0) or not 0 <= cfg.seed < 2**63:
         raise BadInput(f"seed={cfg.seed}", "is no seed", "use 0, 1, 2, ...")
     if training.gradient_clip is not None and training.gradient_clip <= 0:
@@ -139,6 +151,20 @@ def _check_size(key: str, size_zyx: Sequence[int] | None, network: nn.Module) ->
         raise BadInput(f"{key}={list(size_zyx)}", wrong, f"use [{fitting}]")
 
 
+def chosen_callbacks(cfg: DictConfig, validates: bool) -> list[pl.Callback]:
+    """The callbacks of the `callbacks` group. Raises `BadInput` for one that would wait for a validation in vain."""
+    made = []
+    for name, node in (cfg.get("callbacks") or {}).items():
+        callback = instantiate(node, "callbacks", f"callbacks.{name}.")
+        if not isinstance(callback, pl.Callback):
+            raise BadInput(f"callbacks.{name}", "is no callback of Lightning", "see conf/callbacks")
+        if isinstance(callback, EarlyStopping) and not validates:
+            wrong = "this run has no validation case that could tell when to stop"
+            raise BadInput(f"callbacks={name}", wrong, "leave it out, or set data.splits.validation_fraction")
+        made.append(callback)
+    return made
+
+
 def make_trainer(
     cfg: DictConfig, folder: RunFolder, loggers: Sequence[Any], callbacks: Sequence[pl.Callback]
 ) -> pl.Trainer:
@@ -153,13 +179,15 @@ def make_trainer(
             devices=list(options.devices) if isinstance(options.devices, ListConfig) else options.devices,
             num_nodes=options.num_nodes,
             strategy=_strategy(options),
+            accumulate_grad_batches=options.accumulate_grad_batches,
+            profiler=_profiler(options.profiler, folder),
             precision=_precision(options, folder),
             deterministic=options.deterministic,
             benchmark=not options.deterministic,  # patches have one size: cuDNN may search for the fastest kernels
             sync_batchnorm=training.sync_batchnorm,
             max_steps=training.max_steps,
             max_epochs=-1,
-            val_check_interval=training.validate_every,
+            val_check_interval=training.validate_every * options.accumulate_grad_batches,  # Lightning counts batches
             gradient_clip_val=training.gradient_clip,
             log_every_n_steps=training.log_every,
             logger=list(loggers),
@@ -177,16 +205,21 @@ def make_trainer(
 
 
 def _strategy(options: DictConfig) -> Any:
-    devices = options.devices
-    if devices in ("auto", -1, "-1"):
+    devices = device_count(options.devices)
+    if devices is None:
         devices = torch.cuda.device_count() if options.accelerator != "cpu" else 1
-    elif isinstance(devices, str):
-        devices = len([part for part in devices.split(",") if part.strip()]) if "," in devices else int(devices)
-    elif not isinstance(devices, int):
-        devices = len(devices)
-    if devices * options.num_nodes <= 1:
+    if options.strategy == "auto" and devices * options.num_nodes <= 1:
         return "auto"
-    return DDPStrategy(timeout=timedelta(minutes=options.collective_timeout_minutes), gradient_as_bucket_view=True)
+    return DDPStrategy(
+        timeout=timedelta(minutes=options.collective_timeout_minutes),
+        gradient_as_bucket_view=True,
+        find_unused_parameters=options.strategy == "ddp_find_unused_parameters_true",
+    )
+
+
+def _profiler(name: str | None, folder: RunFolder) -> Profiler | None:
+    """Lightning's profiler of that name, which writes into profile/ in the run's folder."""
+    return PROFILERS[name](dirpath=folder.path / "profile", filename=name) if name else None
 
 
 def _precision(options: DictConfig, folder: RunFolder) -> str:

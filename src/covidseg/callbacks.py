@@ -35,18 +35,33 @@ class Boundary(Callback):
         self.checkpoint_every, self.validate_every = checkpoint_every, validate_every
         self.best: float | None = None
         self.best_step: int | None = None
+        self.newest: float | None = None
+        self.newest_step: int | None = None
         self._losses: deque[_Loss] = deque()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "newest": self.newest,
+            "newest_step": self.newest_step,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.best_step = state["best"], state["best_step"]
+        self.newest, self.newest_step = state.get("newest"), state.get("newest_step")
+
+    def validated(self, checkpoint: str) -> dict[str, Any] | None:
+        """`val/dice` and the step of the `best` validation, or of the `last` one; None where there was none."""
+        dice, step = (self.best, self.best_step) if checkpoint == "best" else (self.newest, self.newest_step)
+        return None if dice is None else {"dice": dice, "step": step}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop.install()  # over Lightning's own handler, which waits for other processes inside the handler
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int):
+        if batch["part"]:
+            return  # gradients of this step's first part are held: no place to stop or to save
         step = trainer.global_step
         around_validation = step % self.validate_every == 0 or (step + 1) % self.validate_every == 0
         self._decide(trainer, save=step > 0 and (step % self.checkpoint_every == 0 or around_validation))
@@ -65,8 +80,11 @@ class Boundary(Callback):
                 "run", f"stopped by signal {word} in the validation of step {trainer.global_step}", _GO_ON, word
             )
         score = trainer.callback_metrics.get("val/dice")
-        if score is not None and (self.best is None or float(score) > self.best):
-            self.best, self.best_step = float(score), trainer.global_step
+        if score is None:
+            return
+        self.newest, self.newest_step = float(score), trainer.global_step
+        if self.best is None or self.newest > self.best:
+            self.best, self.best_step = self.newest, self.newest_step
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -35,10 +35,15 @@ _TRAINING_STATE = {
     "epoch": int,
     _LIGHTNING: re.compile(r"\d+\.\d+[0-9a-zA-Z.+-]*"),
     "loops": dict,
-    "callbacks": {"Boundary?": {"best?": NUMBER, "best_step?": int}},
+    "callbacks": {"Boundary?": {"best?": NUMBER, "best_step?": int, "newest?": NUMBER, "newest_step?": int}},
     "optimizer_states": [dict],
     "lr_schedulers": [dict],
 }
+
+
+def checkpoint_name(scored: str) -> str:
+    """The file of what `training.evaluate` names: `best` or `last`."""
+    return BEST if scored == "best" else LAST
 
 
 class Truncated(BadInput):
@@ -95,6 +100,17 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if bad := [name for name, value in checkpoint["state_dict"].items() if not _is_finite(value)]:
         raise BadInput(path.name, f"{bad[0]} holds NaN or infinity", "use an older checkpoint")
     return checkpoint
+
+
+def weights_alone(path: Path) -> Path:
+    """A checkpoint with the weights of `path` and no training state: itself, or `<name>-weights.ckpt` beside it."""
+    content = load_checkpoint(path)
+    if not content.keys() & {"optimizer_states", "loops", "callbacks"}:
+        return path
+    kept = {key: content[key] for key in ("epoch", "global_step", _LIGHTNING, "state_dict") if key in content}
+    alone = path.with_name(f"{path.stem}-weights.ckpt")
+    AtomicCheckpointIO().save_checkpoint(kept, alone)
+    return alone
 
 
 def to_resume(folder: Path) -> tuple[Path, dict[str, Any], str] | None:

@@ -30,11 +30,13 @@ class Pulse(Callback):
         self._bar: Progress | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "patches": self.patches}
+        since_report = torch.stack(self._losses).tolist() if self._losses else []
+        return {"seconds": self.seconds, "patches": self.patches, "window": list(self._window), "losses": since_report}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self.patches = state["seconds"], state["patches"]
-        self._window = (self.seconds, self.patches)
+        self._window = tuple(state.get("window", (self.seconds, self.patches)))
+        self._losses = [torch.tensor(loss) for loss in state.get("losses", [])]
 
     @property
     def patches_per_second(self) -> float:
@@ -63,7 +65,10 @@ class Pulse(Callback):
         now, step = time.perf_counter(), trainer.global_step
         self.seconds, self._since = self.seconds + now - self._since, now
         self.patches += self.batch_size * trainer.world_size
-        self._losses.append(outputs["loss"].detach())
+        parts = trainer.accumulate_grad_batches
+        self._losses.append(outputs["loss"].detach() * parts)  # which Lightning divided by it
+        if batch["part"] + 1 < parts:
+            return
         if step % self.log_every == 0 or step == self.max_steps:
             self._report(trainer, step)
 
@@ -78,13 +83,17 @@ class Pulse(Callback):
         if trainer.is_global_zero and self.show and "val/dice" in scores:
             self._say(f"step {trainer.global_step}: validation Dice {scores['val/dice']:.3f}")
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._losses:  # stopped early, between two reports
+            self._report(trainer, trainer.global_step)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._bar:
             self._bar.stop()
             self._bar = None
 
     def _report(self, trainer: pl.Trainer, step: int) -> None:
-        loss = float(torch.stack(self._losses).mean())
+        loss = float(torch.stack([loss.cpu() for loss in self._losses]).mean())
         seconds, patches = self.seconds - self._window[0], self.patches - self._window[1]
         rate = patches / seconds
         self._losses, self._window = [], (self.seconds, self.patches)
@@ -98,7 +107,8 @@ class Pulse(Callback):
             self._bar.update(self._bar.task_ids[0], completed=step, note=note)
             if not self._bar.console.is_terminal and (now - self._line_at > _LINE_SECONDS or step == self.max_steps):
                 self._line_at = now
-                left = (self.max_steps - step) * self.batch_size * trainer.world_size / rate
+                per_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+                left = (self.max_steps - step) * per_step / rate
                 self._say(f"step {step}/{self.max_steps}, {note}, {left / 60:.0f} min left")
 
     def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:

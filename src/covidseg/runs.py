@@ -36,6 +36,7 @@ INSIGNIFICANT = {
     "training.prefetch", "training.log_every", "training.checkpoint_every", "training.channels_last",
     "training.compile", "model.checkpoint_activations", "inference.batch_size",
 }  # fmt: skip
+WATCHING = ("lr_monitor",)  # callbacks that change nothing
 UNSCORED = (
     "was trained, and nothing was scored: its data have no test set -> remove this folder, and cross-validate with "
     "fold=0, fold=1, ... or train on everything with fold=all"
@@ -44,7 +45,10 @@ NOT_SCORED = "trained, not scored"  # what `fold=all` asks for
 _RUN_NAME = re.compile(r"seed(\d+)(?:-fold(\d+|all))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_CONFIG_BYTES = 1 << 20
-_SECTIONS = {f"{section}?": dict for section in ("task", "model", "data", "training", "inference", "trainer", "paths")}
+_SECTIONS = {
+    f"{section}?": dict
+    for section in ("task", "model", "data", "training", "inference", "trainer", "paths", "callbacks")
+}
 _STATUS = {
     "state": str,
     "step?": int,
@@ -58,6 +62,7 @@ _SUMMARY = {"n?": int, "dice?": {"mean?": NUMBER, "n?": int}}
 _METRICS = {
     "sets?": {...: {...: _SUMMARY}},
     "train?": {"seconds?": NUMBER, "steps?": int},
+    "validation?": {"dice": NUMBER, "step?": int},
     "parameters?": int,
     "multiply_adds?": int,
 }
@@ -75,11 +80,14 @@ _MANIFEST = {
             "processes?": int,
             "precision?": str,
             "effective_batch_size?": int,
+            "nodes?": int,
+            "accumulated?": int,
             "git?": {"commit?": str, "dirty?": bool},
             "versions?": {...: str},
         }
     ],
 }
+_COUNTS = {"devices": "processes", "num_nodes": "nodes", "accumulate_grad_batches": "accumulated"}
 _RESOURCES = {"effective_batch_size": "effective batch", "precision": "precision"}
 _PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short names
 _OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
@@ -102,16 +110,21 @@ def asked_resources(cfg: DictConfig) -> dict[str, Any]:
     Devices change a result only through these two.
     """
     trainer = cfg.get("trainer") or {}
-    count, precision = _device_count(trainer.get("devices")), str(trainer.get("precision", "auto"))
+    count, precision = device_count(trainer.get("devices")), str(trainer.get("precision", "auto"))
     asked: dict[str, Any] = {}
     if count is not None and "training" in cfg:
-        asked["effective_batch_size"] = cfg.training.batch_size * count * (trainer.get("num_nodes") or 1)
+        asked["effective_batch_size"] = effective_batch(cfg, count * (trainer.get("num_nodes") or 1))
     if precision != "auto":
         asked["precision"] = _PRECISIONS.get(precision, precision)
     return asked
 
 
-def _device_count(devices: Any) -> int | None:
+def effective_batch(cfg: DictConfig, processes: int) -> int:
+    """Patches whose gradients make one step: of all processes, and of all batches that are accumulated."""
+    return cfg.training.batch_size * processes * cfg.trainer.get("accumulate_grad_batches", 1)
+
+
+def device_count(devices: Any) -> int | None:
     """How many devices `trainer.devices` names; None where the machine decides."""
     if isinstance(devices, str) and "," in devices:
         return len([part for part in devices.split(",") if part.strip()])
@@ -201,6 +214,11 @@ class RunFolder:
         return self._told("metrics.json", _METRICS)
 
     @property
+    def validation_dice(self) -> float | None:
+        """The validation score of the checkpoint that was evaluated; None where there was no validation."""
+        return ((self.metrics or {}).get("validation") or {}).get("dice")
+
+    @property
     def manifest(self) -> dict[str, Any] | None:
         """The content of manifest.json; None where there is none, or something else."""
         return self._told("manifest.json", _MANIFEST)
@@ -257,8 +275,10 @@ class RunFolder:
             return None
         said = "; ".join(f"{_RESOURCES[key]} {began[key]} there, {asked[key]} here" for key in differ)
         keeps = ["trainer.precision=auto"] if "precision" in differ else []
-        if "effective_batch_size" in differ and "processes" in began:
-            keeps.insert(0, f"trainer.devices={began['processes']}")
+        if "effective_batch_size" in differ:
+            counts = {option: began.get(key, 1) for option, key in _COUNTS.items()}
+            counts["devices"] //= counts["num_nodes"]
+            keeps = [f"trainer.{option}={n}" for option, n in counts.items() if n > 1 or option == "devices"] + keeps
         same = f"{' '.join(keeps)} for the same run; " if keeps else ""
         return BadInput(str(self), f"holds a run of other resources ({said})", f"{same}name= for another one")
 
@@ -324,6 +344,8 @@ def _text_of(path: Path) -> str:
 def _significant(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     values = plain(cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg)))
     leaves = dict(_leaves({key: values.get(key) for key in SIGNIFICANT}))
+    if callbacks := {name: node for name, node in (values.get("callbacks") or {}).items() if name not in WATCHING}:
+        leaves |= dict(_leaves(callbacks, "callbacks"))
     return {key: value for key, value in leaves.items() if key not in INSIGNIFICANT}
 
 

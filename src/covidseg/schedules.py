@@ -12,12 +12,15 @@ class InverseTimeDecay:
 
 
 class WarmupPolynomial:
-    """Rises linearly over `warmup_steps`, then falls as (1 - t / T)^power to zero at `max_steps`."""
+    """Rises linearly over `warmup_steps`, then falls as (1 - t / T)^power to zero at `max_steps`.
+
+    The warm-up takes at most a tenth of the run: one as long as the run would never come to its learning rate.
+    """
 
     def __init__(self, warmup_steps: int, max_steps: int, power: float):
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps={warmup_steps} is below 0")
-        self.warmup_steps, self.max_steps, self.power = warmup_steps, max_steps, power
+        self.warmup_steps, self.max_steps, self.power = min(warmup_steps, max_steps // 10), max_steps, power
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from covidseg.build import instantiate
-from covidseg.checkpoints import BEST, LAST, load_checkpoint
+from covidseg.checkpoints import checkpoint_name, load_checkpoint
 from covidseg.data.grid import Grid
 from covidseg.errors import BadInput
 from covidseg.files import sha256
@@ -147,7 +147,7 @@ def _restored(model: Mapping[str, Any], folder: RunFolder, scored: str, checkpoi
     wanted = scored if checkpoint == "auto" else checkpoint
     if wanted not in ("last", "best"):
         raise BadInput(f"checkpoint={wanted}", "there is no such choice", "auto, last or best")
-    path = folder.checkpoints / (BEST if wanted == "best" else LAST)
+    path = folder.checkpoints / checkpoint_name(wanted)
     with torch.device("meta"):
         outline = instantiate(model, "model")
     state = load_checkpoint(path)["state_dict"]

@@ -25,7 +25,8 @@ _AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers; 1 and 2 are the loa
 class SegmentationTask(pl.LightningModule):
     """Trains `network` on patches and scores it on whole cases, on the scans' own grids.
 
-    Every random number of a step follows from (seed, step, rank), so that nothing about them has to be saved. `window`:
+    Every random number of a step follows from (seed, step, rank), so that nothing about them has to be saved; a further
+    part of an accumulated step counts as a further rank. `window`:
     HU that the network sees as 0 and 1. `optimizer` makes the optimiser of parameters; `schedule` is its learning rate
     at a step as a factor. `stopping` tells that the run was asked to stop: the rest of a validation is then skipped.
     """
@@ -59,10 +60,10 @@ class SegmentationTask(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch["step"] != self.global_step:
             raise RuntimeError(f"the loader gave the batch of step {batch['step']} in step {self.global_step}")
-        torch.manual_seed(self._seed(_NETWORK))  # dropout
+        torch.manual_seed(self._seed(_NETWORK, batch))  # dropout
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rng = Generator().manual_seed(self._seed(_AUGMENTATION))
+        rng = Generator().manual_seed(self._seed(_AUGMENTATION, batch))
         image, mask = self.augment(normalise(batch["image"], self.window), batch["mask"], rng)
         image = image.contiguous(memory_format=self.memory_format)  # (B, 1, D, H, W)
         return self.loss(self.network(image), self.task.target(mask.squeeze(1)))
@@ -97,8 +98,9 @@ class SegmentationTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"},
         }
 
-    def _seed(self, stream: int) -> int:
-        words = np.random.SeedSequence((stream, self.seed, self.global_step, self.global_rank)).generate_state(2)
+    def _seed(self, stream: int, batch: Batch) -> int:
+        rank = self.global_rank + (batch["part"] * self.trainer.world_size if batch["part"] else 0)
+        words = np.random.SeedSequence((stream, self.seed, self.global_step, rank)).generate_state(2)
         return int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits
 
 

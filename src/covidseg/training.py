@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from covidseg import manifest, processes, tracking
-from covidseg.assembly import build_task, check, make_trainer
+from covidseg.assembly import build_task, check, chosen_callbacks, make_trainer
 from covidseg.callbacks import Boundary
-from covidseg.checkpoints import require_training_state, to_resume
+from covidseg.checkpoints import checkpoint_name, require_training_state, to_resume
 from covidseg.cli.evaluate import case_progress
 from covidseg.data.datamodule import CTDataModule
 from covidseg.data.prepare import prepare
@@ -27,7 +27,7 @@ from covidseg.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.evaluation import evaluate_cases, summarise_sets, summary_table, write_results
 from covidseg.nets.cost import network_cost
 from covidseg.progress import Pulse
-from covidseg.runs import NOT_SCORED, RunFolder, config_hash, plain, run_dir
+from covidseg.runs import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
 from covidseg.scores import CaseScores
 from covidseg.segmenter import load
 from covidseg.signals import StopRequest, agreed
@@ -75,7 +75,9 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
         pulse = Pulse(
             folder, training["max_steps"], training["batch_size"], training["log_every"], cfg.trainer.progress
         )
-        trainer = make_trainer(cfg, folder, loggers, [boundary, pulse, *tracking.callbacks(cfg)])
+        chosen = chosen_callbacks(cfg, validates=bool(data.sets["validation"]))
+        # The chosen ones first: at a step's start they give the network its own weights back, which are then saved.
+        trainer = make_trainer(cfg, folder, loggers, [*chosen, boundary, pulse, *tracking.callbacks(cfg)])
         if not data.sets["validation"]:
             trainer.limit_val_batches = 0
         with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
@@ -88,17 +90,19 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
             extra = {
                 "train": {
                     "seconds": round(pulse.seconds, 1),
-                    "steps": training["max_steps"],
+                    "steps": trainer.global_step,
                     "patches_per_second": round(pulse.patches_per_second, 2),
                 },
                 "parameters": facts["parameters"],
                 "multiply_adds": facts["multiply_adds"],
+                "validation": boundary.validated(training["evaluate"]),
             }
-            tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished")
+            scored = folder.checkpoints / checkpoint_name(training["evaluate"])
+            tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished", scored)
             if cfg.fold == ALL:
                 extra["not_scored"] = f"fold={ALL}: every case was trained on, and no score was asked for"
             metrics = write_results(folder.path, rows, extra)
-            folder.write_status("finished", step=training["max_steps"])
+            folder.write_status("finished", step=trainer.global_step)
             shown = f"{folder}: {NOT_SCORED}" if cfg.fold == ALL else summary_table(metrics["sets"])
             Console(soft_wrap=True, highlight=False).print(shown)
             return metrics
@@ -172,7 +176,9 @@ def _record(
     attempt = {
         **manifest.devices(trainer.strategy.root_device, trainer.world_size),
         "precision": trainer.precision,
-        "effective_batch_size": cfg.training.batch_size * trainer.world_size,
+        "nodes": trainer.num_nodes,
+        "accumulated": trainer.accumulate_grad_batches,
+        "effective_batch_size": effective_batch(cfg, trainer.world_size),
     }
     if processes.rank():
         return run

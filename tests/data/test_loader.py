@@ -54,6 +54,20 @@ def test_a_state_saved_before_step_k_is_trained_goes_on_with_step_k():
     assert len(rest) == 5 and all(map(same, rest, whole[4:]))
 
 
+def test_the_parts_of_a_step_are_what_further_ranks_would_train_on():
+    def sampler(rank, ranks, parts=1):
+        return PatchSampler(cases(), ["lesion"], (4, 4, 4), 2, 0.5, seed=0, rank=rank, ranks=ranks, parts=parts)
+
+    alone = list(PatchLoader(sampler(0, 1, parts=3), 2, 2, 3))
+    assert [(batch["step"], batch["part"]) for batch in alone] == [
+        (step, part) for step in (0, 1) for part in (0, 1, 2)
+    ]
+    assert all(same(batch, PatchLoader(sampler(batch["part"], 3), 2, 2, 3).load(batch["step"])) for batch in alone)
+    resumed = PatchLoader(sampler(0, 1, parts=3), 2, 2, 3)
+    resumed.load_state_dict({"step": 1})
+    assert all(map(same, list(resumed), alone[3:]))
+
+
 def patch_threads():
     return {thread for thread in threading.enumerate() if thread.name.startswith("patches")}
 

@@ -153,7 +153,7 @@ def test_sweeps(follow, planned):
     follow("train", "sweep=ablaton", "task=lung", says="did you mean ablation?")
     assert len(planned) == len(set(planned)) == 10
     planned.clear()
-    options = ["-m", *FOLDER, "optimizer.lr=1e-3,1e-4"]
+    options = ["-m", *FOLDER, "row=mine", "optimizer.lr=1e-3,1e-4"]
     follow("train", *options, says="'row=mine-${optimizer.lr}'")
     assert planned == ["train/mine-0.001/lesion/seed0", "train/mine-0.0001/lesion/seed0"]
 

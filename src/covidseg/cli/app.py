@@ -12,10 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -23,20 +22,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from covidseg.errors import CovidSegError
 from covidseg.files import DISK_FAULTS
+from covidseg.options import instead, refuse_unknown
 from covidseg.paths import CONF, EXPERIMENTS
 from covidseg.scrub import without_secrets
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
 
 
-def application(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def application(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Turn `def main(cfg)` into the program that composes `conf/<config_name>.yaml` with the command line."""
 
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
-        def job(cfg: DictConfig) -> None:
+        def job(cfg: DictConfig) -> Any:
             with one_line_errors(cfg.get("debug", False)):
-                task(cfg)
+                refuse_unknown(cfg, config_name)
+                return task(cfg)
 
         @functools.wraps(task)
         def program() -> None:
@@ -87,10 +88,9 @@ def _leave(error: BaseException, message: str, status: int, debug: bool) -> NoRe
 def _explain(error: Exception, config_name: str | None) -> str:
     """Hydra's or OmegaConf's message as: which option, what is wrong with it, what to write instead."""
     text = str(error)
-    known, choices = _known_options(config_name) if config_name else ([], {})
     if group := re.search(r"Could not find '([^']+)'", text):
         folder, _, wanted = group[1].rpartition("/")
-        options = choices.get(folder, [])
+        options = _choices().get(folder, [])
         return f"{folder}={wanted}: there is no such choice -> {_nearest(wanted, options)}one of {', '.join(options)}"
     if slot := re.search(r"Could not override '(model/(?:variation|pyramid))'", text):
         return f"{slot[1]}: the chosen network has no such slot -> {_slot_owners(slot[1].split('/')[1])}"
@@ -99,7 +99,7 @@ def _explain(error: Exception, config_name: str | None) -> str:
         wanted = full[1] if full else key[1]
         if wanted.startswith("hydra.launcher."):
             return f"{wanted}: this launcher has no such option -> {_launcher_options()}"
-        return f"{wanted}: there is no such option -> {_nearest(wanted, known)}--help shows the options"
+        return f"{wanted}: there is no such option -> {instead(wanted, config_name or 'train')}"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]}: has no value -> give it on the command line: {missing[1]}=..."
     if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
@@ -121,39 +121,17 @@ def _wrong_value(text: str) -> str | None:
     return None
 
 
-def _known_options(config_name: str) -> tuple[list[str], dict[str, list[str]]]:
-    """All keys of the composed default config with the groups it offers, and the choices of every config group."""
+def _choices() -> dict[str, list[str]]:
+    """The choices of every config group."""
     choices: dict[str, list[str]] = {}
     for root, base in ((CONF, CONF), (EXPERIMENTS, EXPERIMENTS.parent)):
         for file in sorted(root.rglob("*.yaml")):
             choices.setdefault(file.relative_to(base).parent.as_posix(), []).append(file.stem)
-    defaults = OmegaConf.load(CONF / f"{config_name}.yaml").get("defaults", [])
-    offered = [
-        str(key).removeprefix("optional ") for entry in defaults if isinstance(entry, DictConfig) for key in entry
-    ]
-    groups = [group for group in choices if any(group == own or group.startswith(f"{own}/") for own in offered)]
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config = OmegaConf.to_container(hydra.compose(config_name), resolve=False)
-        except (HydraException, OmegaConfBaseException):
-            return groups, choices
-    return [*_flatten(config), *groups], choices
-
-
-def _flatten(node: object, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            name = f"{prefix}.{key}" if prefix else str(key)
-            yield name
-            yield from _flatten(value, name)
+    return choices
 
 
 def _nearest(wanted: str, options: list[str]) -> str:
-    options = [option for option in options if option != wanted]
     match = difflib.get_close_matches(wanted, options, n=1, cutoff=0.5)
-    if not match:  # the last part may be right and its path wrong: `max_steps` for `training.max_steps`
-        match = [option for option in options if option.split(".")[-1] == wanted.split(".")[-1]][:1]
     return f"did you mean {match[0]}? " if match else ""
 
 

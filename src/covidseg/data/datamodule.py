@@ -69,6 +69,7 @@ class CTDataModule(pl.LightningDataModule):
             self.seed,
             rank,
             ranks,
+            self.trainer.accumulate_grad_batches if self.trainer else 1,
         )
         return PatchLoader(
             sampler,

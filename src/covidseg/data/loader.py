@@ -8,6 +8,7 @@ uint8; windowing and augmentation happen in batches on the device.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypedDict
 
 import torch
@@ -16,19 +17,20 @@ from covidseg.data.patches import PatchSampler
 
 
 class Batch(TypedDict):
-    """One step's patches of one rank."""
+    """One step's patches of one rank, or a part of them where gradients are accumulated."""
 
     image: torch.Tensor  # int16 HU (B, 1, D, H, W)
     mask: torch.Tensor  # uint8 stored labels (B, 1, D, H, W)
     case: list[str]  # ids, for messages
     step: int  # which step of the run this batch belongs to
+    part: int  # and which of the batches whose gradients make this step
 
 
 class PatchLoader:
-    """Iterates over the batches of steps `start` to `max_steps - 1` and can go on anywhere (`load_state_dict`).
+    """Iterates over the batches of steps `start` to `max_steps - 1` and can go on at any step (`load_state_dict`).
 
-    A step counts as done when the next batch is asked for, so a state saved between `on_train_batch_start` and the
-    training step of step k says k. `device` decides whether batches lie in pinned memory.
+    A step counts as done when the next one's first batch is asked for, so a state saved between `on_train_batch_start`
+    and the training step of step k says k. `device` decides whether batches lie in pinned memory.
     """
 
     def __init__(
@@ -40,40 +42,36 @@ class PatchLoader:
         self.step = 0
 
     def __len__(self) -> int:
-        return self.max_steps
+        return self.max_steps * self.sampler.parts
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing runs before the first `next`, so the `iter` that Lightning calls early starts no thread.
         pool = ThreadPoolExecutor(self.threads, "patches", initializer=self._enter_thread)
         try:
-            first = self.step
-            ahead = deque(pool.submit(self.load, step) for step in self._steps(first, first + self.prefetch))
+            places = iter(range(self.step * self.sampler.parts, len(self)))
+            ahead = deque(pool.submit(self.load, place) for place in islice(places, self.prefetch))
             while ahead:
                 batch = ahead.popleft().result()
-                ahead.extend(
-                    pool.submit(self.load, step)
-                    for step in self._steps(batch["step"] + self.prefetch, batch["step"] + self.prefetch + 1)
-                )
+                ahead.extend(pool.submit(self.load, place) for place in islice(places, 1))
                 yield batch
-                self.step = batch["step"] + 1
+                self.step = batch["step"] + (batch["part"] + 1 == self.sampler.parts)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def load(self, step: int) -> Batch:
-        """The batch of one step."""
+    def load(self, place: int) -> Batch:
+        """The batch in this place of the run, from 0."""
+        step, part = divmod(place, self.sampler.parts)
         shape = (self.sampler.batch_size, 1, *self.sampler.size_zyx)
         image = torch.empty(shape, dtype=torch.int16, pin_memory=self.device is not None)
         mask = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device is not None)
-        return Batch(image=image, mask=mask, case=self.sampler.batch(step, image.numpy(), mask.numpy()), step=step)
+        case = self.sampler.batch(step, image.numpy(), mask.numpy(), part)
+        return Batch(image=image, mask=mask, case=case, step=step, part=part)
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step = int(state["step"])
-
-    def _steps(self, first: int, end: int) -> range:
-        return range(first, min(end, self.max_steps))
 
     def _enter_thread(self) -> None:
         if self.device is not None:  # pinned memory belongs to the thread's current device, which is GPU 0 by default

@@ -1,4 +1,4 @@
-"""Which patch of which case is trained on next: a pure function of (seed, step, rank, slot), with nothing to save."""
+"""Which patch of which case is trained on next: a pure function of (seed, step, part, rank, slot), nothing to save."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,9 @@ class PatchSampler:
     """Draws patches: uniform crops (IV-C), or with `foreground_probability` around a random voxel of a structure.
 
     Cases come in seeded random order, each once before any comes again, over all ranks together. `structures` are those
-    that a foreground patch may be centred on; a case without any of them gives a uniform crop.
+    that a foreground patch may be centred on; a case without any of them gives a uniform crop. `parts`: batches whose
+    gradients are accumulated for one step. A part of a rank draws what a further rank would draw, so 1 rank x 3 parts
+    trains on the patches of 3 ranks.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class PatchSampler:
         seed: int,
         rank: int = 0,
         ranks: int = 1,
+        parts: int = 1,
     ):
         if not cases:
             raise BadInput("training set", "holds no case", "check splits.json and which structures are annotated")
@@ -57,13 +60,14 @@ class PatchSampler:
         self.cases, self.structures = list(cases), tuple(structures)
         self.size_zyx, self.batch_size = tuple(int(n) for n in patch_size_zyx), batch_size
         self.foreground_probability, self.seed = foreground_probability, seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.parts = rank, ranks, parts
 
-    def patch(self, step: int, slot: int) -> Patch:
-        """The patch in place `slot` of the batch that this rank trains on in `step` (both from 0)."""
-        turn, place = divmod((step * self.ranks + self.rank) * self.batch_size + slot, len(self.cases))
+    def patch(self, step: int, slot: int, part: int = 0) -> Patch:
+        """The patch in place `slot` of the batch that this rank trains on in `part` of `step` (all from 0)."""
+        rank = part * self.ranks + self.rank
+        turn, place = divmod((step * self.ranks * self.parts + rank) * self.batch_size + slot, len(self.cases))
         case = int(_order(self.seed, turn, len(self.cases))[place])
-        rng = np.random.default_rng((_PATCHES, self.seed, step, self.rank, slot))
+        rng = np.random.default_rng((_PATCHES, self.seed, step, rank, slot))
         gap = np.subtract(self.cases[case].image.shape, self.size_zyx)
         low, high = np.minimum(gap, 0), np.maximum(gap, 0)
         start = rng.integers(low, high, endpoint=True)
@@ -71,11 +75,11 @@ class PatchSampler:
             start = np.clip(voxels[rng.integers(len(voxels))] - np.floor_divide(self.size_zyx, 2), low, high)
         return Patch(case, tuple(int(n) for n in start))
 
-    def batch(self, step: int, image: np.ndarray, mask: np.ndarray) -> list[str]:
-        """Fill `image` (B, 1, D, H, W) int16 and `mask` (same, uint8) with the batch of `step`; gives the case ids."""
+    def batch(self, step: int, image: np.ndarray, mask: np.ndarray, part: int = 0) -> list[str]:
+        """Fill `image` (B, 1, D, H, W) int16 and `mask` (same, uint8) with a part of `step`; gives the case ids."""
         ids = []
         for slot in range(self.batch_size):
-            patch = self.patch(step, slot)
+            patch = self.patch(step, slot, part)
             case = self.cases[patch.case]
             crop(case.image, patch.start_zyx, image[slot, 0], AIR_HU)
             crop(case.mask, patch.start_zyx, mask[slot, 0], 0)

@@ -1,6 +1,7 @@
 """A sweep over data without a test set is cross-validated: one job for each fold. No torch: the driver imports this."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -75,9 +76,18 @@ def _answers(
     return answers
 
 
+def without_fold(overrides: Sequence[str]) -> list[str]:
+    """The overrides but for `fold=`."""
+    return [override for override in overrides if override.lstrip("+").split("=", 1)[0] != "fold"]
+
+
+def names_fold(overrides: Sequence[str]) -> bool:
+    """Whether one of the overrides chooses a fold."""
+    return any(re.fullmatch(r"\+{0,2}fold=(?!null$).+", override) for override in overrides)
+
+
 def _with_fold(overrides: Sequence[str], fold: int) -> list[str]:
-    kept = [override for override in overrides if override.lstrip("+").split("=", 1)[0] != "fold"]
-    return [*kept, f"fold={fold}"]
+    return [*without_fold(overrides), f"fold={fold}"]
 
 
 def _in_fold(cfg: DictConfig, fold: int) -> DictConfig:

@@ -41,7 +41,7 @@ class Row:
     devices: int  # per node; -1 for all, until the pool puts its number
     nodes: int
     max_steps: int
-    batch_size: int  # per process
+    batch_size: int  # per process and step
     model: dict[str, Any]
     patch_size_zyx: list[int]
     asked: dict[str, Any] = field(default_factory=dict)  # effective batch and precision, where it names them
@@ -58,14 +58,15 @@ class Row:
         path = run_dir(cfg)
         training = cfg.training
         return cls(
-            overrides=[override for override in overrides if not _starts_the_run(override)],
+            overrides=[override for override in overrides if not starts_the_run(override)],
             folder=RunFolder(path),
             name=Path(path).relative_to(cfg.paths.runs).as_posix(),
             hash=config_hash(cfg),
             devices=_count(cfg.trainer.devices),
             nodes=_whole("trainer.num_nodes", cfg.trainer.num_nodes),
             max_steps=_whole("training.max_steps", training.max_steps),
-            batch_size=_whole("training.batch_size", training.batch_size),
+            batch_size=_whole("training.batch_size", training.batch_size)
+            * _whole("trainer.accumulate_grad_batches", cfg.trainer.get("accumulate_grad_batches", 1)),
             model=OmegaConf.to_container(cfg.model, resolve=True),
             patch_size_zyx=[_whole("training.patch_size_zyx", n) for n in _listed(training.patch_size_zyx)],
             asked=asked_resources(cfg),
@@ -118,7 +119,8 @@ def judged(
     return State.WAITING, ""
 
 
-def _starts_the_run(override: str) -> bool:
+def starts_the_run(override: str) -> bool:
+    """Whether an override says how runs are started, and nothing about the run."""
     key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
     return key in _NOT_THE_RUNS or key.startswith(("hydra.", "hydra/"))
 

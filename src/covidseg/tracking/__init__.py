@@ -18,9 +18,10 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from covidseg.errors import BadInput
+from covidseg.checkpoints import weights_alone
+from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import read_json, write_json
 from covidseg.readback import require_shape
 from covidseg.scrub import scrubbed
@@ -77,13 +78,14 @@ def finish(
     rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Any],
     status: str,
+    checkpoint: Path | None = None,
 ) -> None:
     """Log what a run ended with and close it, in bounded time.
 
     `rows` are the lines of cases.csv and `metrics` the content of metrics.json, both empty if the run did not get
-    there. `status` is `finished`, `failed` (so marked in W&B) or `interrupted` (preempted in W&B: it will go on). A
-    finished run's best checkpoint, or its last where there is no best one, becomes an artifact. Prints the `wandb sync`
-    line of an offline run.
+    there. `status` is `finished`, `failed` (so marked in W&B) or `interrupted` (preempted in W&B: it will go on). The
+    weights of `checkpoint`, the one that `rows` are scores of, become an artifact. Prints the `wandb sync` line of an
+    offline run.
     """
     for logger in loggers:
         logger.finalize("success" if status == "finished" else "failed")
@@ -91,9 +93,11 @@ def finish(
     for tracker in _trackers(loggers):
         tracker.summarise(numbers)
         tracker.log_table("cases", rows)
-        checkpoints = [Path(tracker.save_dir) / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-        if status == "finished" and (found := [path for path in checkpoints if path.exists()]):
-            tracker.log_artifact(found[0], numbers)
+        if checkpoint:
+            try:
+                tracker.log_artifact(weights_alone(checkpoint), checkpoint.name, numbers)
+            except CovidSegError as error:  # what cannot be tracked ends no run
+                rank_zero_warn(f"{checkpoint.name} is not tracked: {error}")
         tracker.close(_EXIT_CODES[status], preempted=status == "interrupted")
 
 

@@ -156,13 +156,13 @@ class WandbTracker(Guarded, Logger):
         run.summary.update(dict(values))
 
     @tracked
-    def log_artifact(self, run: Any, path: Path | str, metadata: Mapping[str, Any]) -> None:
-        """Upload (or, offline, register) a file as a model artifact named after the run."""
+    def log_artifact(self, run: Any, path: Path | str, name: str, metadata: Mapping[str, Any]) -> None:
+        """Upload (or, offline, register) a file under a name of its own as a model artifact named after the run."""
         import wandb
 
-        name = "-".join(self._identity.split("/"))[:120]
-        artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
-        artifact.add_file(os.path.relpath(path), name=Path(path).name, policy="immutable", skip_cache=True)
+        called = "-".join(self._identity.split("/"))[:120]
+        artifact = wandb.Artifact(called, type="model", metadata=dict(metadata))
+        artifact.add_file(os.path.relpath(path), name=name, policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
 
     @rank_zero_only

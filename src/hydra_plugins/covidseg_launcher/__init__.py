@@ -70,16 +70,28 @@ class _SweepLauncher(Launcher):
         """Run the jobs. Raises CovidSegError while any is unfinished."""
         from covidseg.sweep.folds import cross_validated
         from covidseg.sweep.launch import launch, plan
+        from covidseg.sweep.trials import named_by_overrides, scores
 
         setup_globals()
         jobs = [(list(overrides), self._compose(overrides)) for overrides in job_overrides]
-        rows = plan(cross_validated(jobs, print))
+        jobs = named_by_overrides(jobs, self.config.hydra.overrides.task)
+        made = cross_validated(jobs, print)
+        rows = plan(made)
         with open_dict(self.config):
             launch(rows, self.executor(rows, jobs[0][1]), self.config, **self.common)
-        return [JobReturn(overrides=o, cfg=cfg, status=JobStatus.COMPLETED, _return_value=None) for o, cfg in jobs]
+        return [
+            JobReturn(overrides=overrides, cfg=cfg, status=JobStatus.COMPLETED, _return_value=score)
+            for (overrides, cfg), score in zip(jobs, scores(jobs, made), strict=True)
+        ]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        from covidseg.options import refuse_unknown
+        from covidseg.paths import CONF
+
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        if {"provider": "main", "path": str(CONF), "schema": "file"} in self.config.hydra.runtime.config_sources:
+            refuse_unknown(cfg, self.config.hydra.job.config_name)
+        return cfg
 
     def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
         """Where the rows run."""

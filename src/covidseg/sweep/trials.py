@@ -1,0 +1,57 @@
+"""What a Hydra sweeper needs of a run: a folder for each of its trials, and the score that it looks for."""
+
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from statistics import mean
+
+from omegaconf import DictConfig
+
+from covidseg.runs import RunFolder, model_name, run_dir
+from covidseg.sweep.folds import Job, names_fold, without_fold
+from covidseg.sweep.rows import starts_the_run
+
+_IN_THE_PATH = ("name", "row", "task", "seed", "fold", "model")
+_LONGEST = 100  # characters of a folder's name
+
+
+def named_by_overrides(jobs: Sequence[Job], given: Collection[str]) -> list[Job]:
+    """The jobs, (overrides, composed config), each of which has a folder of its own below its model's name.
+
+    A sweeper that tries one value after the other cannot know that the next trial's folder would be the same. `given`:
+    the overrides of the command line; what a job has beyond those is what its sweeper chose. A job that names its row
+    itself is left alone.
+    """
+    return [(overrides, cfg) if cfg.row is not None else _named(overrides, cfg, given) for overrides, cfg in jobs]
+
+
+def scores(jobs: Sequence[Job], made: Sequence[Job]) -> list[float | None]:
+    """The validation Dice of each job, mean over the folds that it was `made` into; None where one has none."""
+    found = []
+    for overrides, _ in jobs:
+        folders = [RunFolder(run_dir(cfg)) for own, cfg in made if _comes_from(own, overrides)]
+        dice = [folder.validation_dice for folder in folders]
+        found.append(None if not dice or None in dice else mean(dice))
+    return found
+
+
+def _named(overrides: list[str], cfg: DictConfig, given: Collection[str]) -> Job:
+    chosen = [own for own in overrides if own not in given and not starts_the_run(own) and not _is_in_the_path(own)]
+    if not chosen:
+        return overrides, cfg
+    told = [re.sub(r"[^A-Za-z0-9._]+", "-", override.lstrip("+")).strip("-") for override in chosen]
+    name = "-".join([model_name(cfg.model), *told])
+    if len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    named = cfg.copy()
+    named.row = name
+    return [*overrides, f"row={name}"], named
+
+
+def _is_in_the_path(override: str) -> bool:
+    key = override.lstrip("+").split("=", 1)[0]
+    return key in _IN_THE_PATH or key.startswith(("model/", "experiments/"))
+
+
+def _comes_from(made: list[str], overrides: list[str]) -> bool:
+    return made == overrides or (not names_fold(overrides) and without_fold(made) == without_fold(overrides))
