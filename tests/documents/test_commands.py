@@ -114,6 +114,14 @@ def checked(call, done, root):
 def trained(call, done, root):
     if call.option("sweep"):
         return swept(call, done, root)
+    if " -m " in call.text:  # one run for each value, named after it
+        (option,) = [option for option in call.options if "," in option]
+        key, _, values = option.partition("=")
+        runs = list((root / "runs").glob(f"*/*-{key}-*/*/seed0"))
+        assert len(runs) == len(values.split(",")) and f"all {len(runs)} runs are done" in done.out
+        for run in runs:
+            scored(run)
+        return
     (name,) = set(re.findall(r"^([\w.-]+/[\w.-]+/[\w.-]+/seed[\w-]+)(?:: | is finished)", done.out, re.MULTILINE))
     scored(root / "runs" / name)
 
