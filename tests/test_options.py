@@ -58,6 +58,11 @@ def test_what_lightning_users_try_first_is_answered_with_what_works(option, reme
     refuse_unknown(composed("train", *remedy.split()), "train")
 
 
+def test_an_option_of_a_group_that_was_not_chosen(in_process):
+    status, _, err = in_process("evaluate", "predictions=masks", "data.root=scans")
+    assert (status, err) == (2, "error: data: there is no such option -> choose it first, as data=covid19_20\n")
+
+
 def test_all_that_is_advised_exists():
     known = set(options.known_options("train"))
     for advice in options._INSTEAD.values():

@@ -59,7 +59,9 @@ def instead(wanted: str, command: str) -> str:
     last = wanted.split(".")[-1]
     if command == "train" and last in _INSTEAD:
         return _INSTEAD[last]
-    known = [option for option in known_options(command) if option != wanted]
+    known = known_options(command)
+    if wanted in known:  # a key of a group of which nothing is chosen
+        return f"choose it first, as {wanted}={min(file.stem for file in (CONF / wanted).glob('*.yaml'))}"
     match = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     if not match:  # the last part may be right and its path wrong: `max_steps` for `training.max_steps`
         match = [option for option in known if option.split(".")[-1] == last][:1]

@@ -70,9 +70,15 @@ def without_secrets(node: Any, key: str = "") -> Any:
 
 def without_secret_argument(argument: str) -> str:
     """A `key=value` of a command line, masked where the key or the value is secret."""
+    key = secret_option(argument)
+    return f"{key}={MASK}" if key else without_secrets(argument)
+
+
+def secret_option(argument: str) -> str | None:
+    """The key of a `key=value` of a command line whose name says that its value is a secret."""
     key, sign, _ = argument.partition("=")
     last = re.split(r"[.@/]", key)[-1].lstrip("+~-")
-    return f"{key}={MASK}" if sign and is_secret(last) else without_secrets(argument)
+    return key if sign and is_secret(last) else None
 
 
 def _secret_values() -> list[str]:

@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,11 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from covidseg.errors import CovidSegError
+from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import DISK_FAULTS
 from covidseg.options import instead, refuse_unknown
 from covidseg.paths import CONF, EXPERIMENTS
-from covidseg.scrub import without_secrets
+from covidseg.scrub import secret_option, without_secrets
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
 
@@ -48,11 +48,19 @@ def application(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             # argparse, below Hydra, refuses a flag that stands among the overrides
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             with one_line_errors(debug, config_name):
+                _refuse_secrets(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
 
         return program
 
     return decorate
+
+
+def _refuse_secrets(arguments: Iterable[str]) -> None:
+    """Before Hydra sees them, which writes what it was given into files of its own."""
+    for key in filter(None, map(secret_option, arguments)):
+        wrong = "a secret on the command line is seen by everyone on this machine, and no option takes one"
+        raise BadInput(key.lstrip("+~"), wrong, "wandb login, or the environment variable WANDB_API_KEY")
 
 
 @contextmanager

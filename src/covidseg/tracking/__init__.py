@@ -24,7 +24,7 @@ from covidseg.checkpoints import weights_alone
 from covidseg.errors import BadInput, CovidSegError
 from covidseg.files import read_json, write_json
 from covidseg.readback import require_shape
-from covidseg.scrub import scrubbed
+from covidseg.scrub import scrub_text, scrubbed
 from covidseg.tracking.callback import SaveCurves, ValidationOverlays
 from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.wandb_run import WandbTracker, sync_command
@@ -138,7 +138,7 @@ def _tracker(cfg: DictConfig, run_dir: Path) -> WandbTracker:
         run_dir,
         run_id=_run_id(run_dir, f"{table}/{identity}", config),
         identity=identity,
-        tags=[table, row, task, *seed.split("-"), *cfg.logger.tags],
+        tags=[table, row, task, *seed.split("-"), *map(scrub_text, map(str, cfg.logger.tags))],
         config=config | {"table": table, "row": row},
     )
 

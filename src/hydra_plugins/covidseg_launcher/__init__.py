@@ -7,6 +7,7 @@ imports this module at the start of every program: keep torch out of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -73,6 +74,7 @@ class _SweepLauncher(Launcher):
         from covidseg.sweep.trials import named_by_overrides, scores
 
         setup_globals()
+        _mask_secrets(Path(self.config.hydra.sweep.dir) / "multirun.yaml")
         jobs = [(list(overrides), self._compose(overrides)) for overrides in job_overrides]
         jobs = named_by_overrides(jobs, self.config.hydra.overrides.task)
         made = cross_validated(jobs, print)
@@ -96,6 +98,15 @@ class _SweepLauncher(Launcher):
     def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
         """Where the rows run."""
         raise NotImplementedError
+
+
+def _mask_secrets(record: Path) -> None:
+    """In what Hydra's sweeper wrote down of the command before it called the launcher."""
+    from covidseg.files import write_text
+    from covidseg.scrub import without_secrets
+
+    if record.is_file():
+        write_text(record, without_secrets(record.read_text(encoding="utf-8")))
 
 
 class PoolLauncher(_SweepLauncher):
