@@ -187,10 +187,12 @@ def test_other_resources_are_refused_by_run_and_sweep_and_the_remedy_works(train
     RunFolder(run_dir(other)).claim(other)
 
 
-def test_a_resume_with_auto_keeps_the_precision_it_began_with(train_config):
-    from covidseg.assembly import _precision
+def test_a_resume_with_auto_keeps_the_precision_and_the_devices_it_began_with(train_config):
+    from covidseg.assembly import _devices, _precision
 
     cfg = train_config("trainer.devices=6", "trainer.precision=auto")
     assert _precision(cfg.trainer, RunFolder(run_dir(cfg))) == "32-true"
     folder, _ = _made_with(cfg, False)
     assert _precision(cfg.trainer, folder) == "bf16-mixed"
+    assert _devices(train_config("trainer.devices=auto").trainer, folder) == 6
+    assert _devices(train_config("trainer.devices=2").trainer, folder) == 2  # is refused when the attempt is recorded

@@ -170,15 +170,16 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with what this suite does itself (checkpoints, progress, sampling) switched off in it."""
     options, training = cfg.trainer, cfg.training
+    devices = _devices(options, folder)
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # its handler saves inside the signal handler
     try:
         return pl.Trainer(
             accelerator=options.accelerator,
-            devices=list(options.devices) if isinstance(options.devices, ListConfig) else options.devices,
+            devices=devices,
             num_nodes=options.num_nodes,
-            strategy=_strategy(options),
+            strategy=_strategy(options, devices),
             accumulate_grad_batches=options.accumulate_grad_batches,
             profiler=_profiler(options.profiler, folder),
             precision=_precision(options, folder),
@@ -204,11 +205,20 @@ def make_trainer(
         raise BadInput("trainer", str(error).splitlines()[0], "--help shows the options") from error
 
 
-def _strategy(options: DictConfig) -> Any:
-    devices = device_count(options.devices)
-    if devices is None:
-        devices = torch.cuda.device_count() if options.accelerator != "cpu" else 1
-    if options.strategy == "auto" and devices * options.num_nodes <= 1:
+def _devices(options: DictConfig, folder: RunFolder) -> Any:
+    """What `trainer.devices` means here; `auto` keeps as many as an unfinished run began with."""
+    if isinstance(options.devices, ListConfig):
+        return list(options.devices)
+    if device_count(options.devices) is None and (began := folder.began.get("processes")):
+        return began // options.num_nodes
+    return options.devices
+
+
+def _strategy(options: DictConfig, devices: Any) -> Any:
+    count = device_count(devices)
+    if count is None:
+        count = torch.cuda.device_count() if options.accelerator != "cpu" else 1
+    if options.strategy == "auto" and count * options.num_nodes <= 1:
         return "auto"
     return DDPStrategy(
         timeout=timedelta(minutes=options.collective_timeout_minutes),

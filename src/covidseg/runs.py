@@ -278,8 +278,8 @@ class RunFolder:
         if "effective_batch_size" in differ:
             counts = {option: began.get(key, 1) for option, key in _COUNTS.items()}
             counts["devices"] //= counts["num_nodes"]
-            keeps = [f"trainer.{option}={n}" for option, n in counts.items() if n > 1 or option == "devices"] + keeps
-        same = f"{' '.join(keeps)} for the same run; " if keeps else ""
+            keeps = [f"trainer.{option}={n}" for option, n in counts.items() if n > 1 or option != "num_nodes"] + keeps
+        same = f"{' and '.join(keeps)} for the same run; " if keeps else ""
         return BadInput(str(self), f"holds a run of other resources ({said})", f"{same}name= for another one")
 
     def claim(self, cfg: DictConfig) -> None:

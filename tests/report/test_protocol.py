@@ -100,3 +100,15 @@ def test_results_without_a_score_are_unfinished_and_say_what_to_do(write_run, tm
     write_csv(folder / "cases.csv", [], report.COLUMNS)
     (unfinished,) = report.collect(tmp_path / "runs" / "demo").unfinished
     assert unfinished.state == "failed" and "fold=all" in unfinished.reason and "fold=0" in unfinished.reason
+
+
+def test_rows_of_different_batches_or_precisions_are_named(write_run, tmp_path):
+    for row, batch, precision in (("a", 2, "32-true"), ("b", 12, "32-true"), ("c", 12, "32-true")):
+        write_run("demo", row, cases=6, protocol=FIXED)
+        path = tmp_path / f"runs/demo/{row}/lesion/seed0/manifest.json"
+        attempt = {"effective_batch_size": batch, "precision": precision}
+        write_json(path, {**read_json(path), "attempts": [attempt]})
+    assert told(tmp_path)["test", "lesion"] == (
+        "fixed test set of 6 patients; rows differ in effective batch or precision: "
+        "batch 2, 32-true (a), batch 12, 32-true (b c)"
+    )
