@@ -24,6 +24,14 @@ MAX_JSON_BYTES = 1 << 28  # a case.json with all its coordinates has a thousandt
 DISK_FAULTS = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "your quota is used up; choose another folder",
+    errno.EFBIG: "the file is larger than the file system or ulimit -f allows; choose another folder",
+    errno.EIO: "the disk fails: look at the machine's log, and choose another folder",
+    errno.ESTALE: "the network file system lost the folder; the same command goes on when it is back",
+    errno.ETIMEDOUT: "the network file system does not answer; the same command goes on when it is back",
+    errno.ENOLCK: "the file system has no locks; choose a folder on another one",
+    errno.ENOSYS: "the file system has no locks; choose a folder on another one",
+    errno.EOPNOTSUPP: "the file system has no locks; choose a folder on another one",
+    errno.EMFILE: "too many open files: raise ulimit -n",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "permission denied; choose a folder you may write to",
     errno.EPERM: "permission denied; choose a folder you may write to",
@@ -95,7 +103,10 @@ def _no_number(text: str) -> Any:
 
 
 def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write `rows` under a header of `columns`; text that a spreadsheet would run gets a leading quote mark."""
+    """Write `rows` under a header of `columns`; text that a spreadsheet would run gets a leading quote mark.
+
+    A carriage return in a text becomes a line feed.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
@@ -127,6 +138,8 @@ def environment_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and "requested and" in str(error):  # numpy's, of a write that was cut short
+            raise EnvironmentFault(path.name, "cannot be written whole", DISK_FAULTS[errno.ENOSPC]) from error
         if error.errno not in DISK_FAULTS:
             raise
         wrong = f"cannot be written ({os.strerror(error.errno)})"
@@ -148,4 +161,7 @@ def _umask() -> int:
 
 
 def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_START) else value
+    if not isinstance(value, str):
+        return value
+    text = f"'{value}" if value.startswith(_FORMULA_START) else value
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # the csv module does not quote a carriage return

@@ -7,7 +7,6 @@ nothing. Several processes may share a folder: the manifest is read and written 
 """
 
 import csv
-import fcntl
 import hashlib
 import json
 import math
@@ -25,6 +24,7 @@ from covidseg.data.scans import Scan, ScanSource, read_scan, write_mask
 from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.files import read_json, sha256, sweep_temporaries, write_csv, write_json
 from covidseg.flags import Findings, flags
+from covidseg.locks import locked
 from covidseg.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.readback import require_shape
 from covidseg.segmenter import Segmenter
@@ -248,15 +248,12 @@ class Predictor:
     def _books(self) -> Iterator[dict[str, dict[str, Any]]]:
         """The manifest as it stands now, with the books to ourselves; what is changed in it is written back."""
         path = self.output / MANIFEST
-        with _output_faults(self.output):
-            self.output.mkdir(parents=True, exist_ok=True)
-            with open(self.output / LOCK, "a") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)  # the kernel drops it with the process, however that ends
-                manifest = _read_manifest(path)
-                before = dict(manifest)
-                yield manifest
-                if manifest != before or not path.exists():
-                    write_json(path, {"notice": NOTICE, "cases": manifest})
+        with _output_faults(self.output), locked(self.output / LOCK, waiting=lambda: None):
+            manifest = _read_manifest(path)
+            before = dict(manifest)
+            yield manifest
+            if manifest != before or not path.exists():
+                write_json(path, {"notice": NOTICE, "cases": manifest})
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:

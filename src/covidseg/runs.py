@@ -5,14 +5,13 @@ cases.csv and metrics.json. A run is named, not dated: the same command finds th
 and does nothing once metrics.json, written last, is there with its scores.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from yaml import AliasToken, AnchorToken, TagToken, YAMLError
 from covidseg.data.gate.names import printable
 from covidseg.data.splits import ALL
 from covidseg.errors import BadInput, EnvironmentFault
-from covidseg.files import environment_faults, read_json, write_json, write_text
+from covidseg.files import read_json, write_json, write_text
+from covidseg.locks import is_locked, locked
 from covidseg.paths import CONF
 from covidseg.readback import NUMBER, mismatch
 from covidseg.scrub import without_secrets
@@ -91,6 +91,7 @@ _COUNTS = {"devices": "processes", "num_nodes": "nodes", "accumulate_grad_batche
 _RESOURCES = {"effective_batch_size": "effective batch", "precision": "precision"}
 _PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}  # Lightning's short names
 _OF_ONE_CONFIGURATION = ("manifest.json", "status.json", "metrics.csv", "tracking.json")
+_LOCK = ".lock"
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
 
 
@@ -309,12 +310,9 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for the life of this block or process; `EnvironmentFault` if another process holds it."""
-        with environment_faults(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / ".lock").touch()
-        with open(self.path / ".lock", "a") as stream:
+        with ExitStack() as held:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locked(self.path / _LOCK))
             except BlockingIOError:
                 holder = (self.status or {}).get("pid", "unknown")
                 raise EnvironmentFault(
@@ -323,13 +321,8 @@ class RunFolder:
             yield
 
     def is_locked(self) -> bool:
-        """Whether a living process holds the folder. The kernel drops the lock of one that dies."""
-        with suppress(FileNotFoundError), open(self.path / ".lock") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        """Whether a living process holds the folder."""
+        return is_locked(self.path / _LOCK)
 
 
 def _text_of(path: Path) -> str:

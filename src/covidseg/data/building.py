@@ -1,6 +1,5 @@
 """The prepared folder while it is written: lock, marker, what stands there already and still matches."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -8,14 +7,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from covidseg.data.case import Order
 from covidseg.data.store import ARRAYS, CASE, MARKER
-from covidseg.errors import BadInput, CovidSegError
+from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.files import TEMPORARY_PREFIX, read_json, sha256, write_bytes, write_csv, write_json
+from covidseg.locks import locked
 from covidseg.readback import mismatch, require_shape
 
 log = logging.getLogger(__name__)
@@ -23,16 +23,13 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[float]:
-    """Hold `lock`, waiting for whoever does; yields when the last holder was done with its checks (0: never).
-
-    The kernel drops the lock with its process, however that ends: there is no stale one to clean up.
-    """
-    with open(lock, "a") as stream:
+    """Hold `lock`, waiting for whoever does; yields when the last holder was done with its checks (0: never)."""
+    with ExitStack() as held:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that prepares the same data")
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            said = "waiting for another process that prepares the same data"
+            held.enter_context(locked(lock, waiting=lambda: log.info(said)))
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(lock.parent.name, fault.wrong, "choose another paths.data") from fault
         yield lock.stat().st_mtime if lock.stat().st_size else 0.0
 
 

@@ -1,6 +1,5 @@
 """One case, from its files to a prepared folder: read, check, merge the masks, resample, describe, write."""
 
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from covidseg.data.geometry import Geometry
 from covidseg.data.grid import Grid
 from covidseg.data.store import ARRAYS, LABELS
 from covidseg.errors import BadInput, EnvironmentFault
-from covidseg.files import TEMPORARY_PREFIX, sha256
+from covidseg.files import TEMPORARY_PREFIX, environment_faults, sha256
 
 NEAR_MM = 8.0  # a lesion this close to the lung mask belongs to it: masks drawn around lesions leave them out
 SPARE_BYTES = 2**24  # left free on the disk beside what a case needs
@@ -140,23 +139,23 @@ def _write(order: Order, info: dict, image: np.ndarray, mask: np.ndarray, refere
     target = order.folder / order.source.id
     temporary = order.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
     try:
-        temporary.mkdir()
-        np.save(temporary / "image.npy", image)
-        np.save(temporary / "mask.npy", mask)
-        np.savez_compressed(temporary / "reference.npz", labels=reference)
-        info["sha256"] = {name: sha256(temporary / name) for name in ARRAYS}
-        (temporary / "case.json").write_text(_json(info))
-        for path in (*temporary.iterdir(), temporary):
-            _fsync(path)
-        os.rename(temporary, target)
-        _fsync(order.folder)
-    except OSError as error:
+        with environment_faults(target):
+            temporary.mkdir()
+            np.save(temporary / "image.npy", image)
+            np.save(temporary / "mask.npy", mask)
+            np.savez_compressed(temporary / "reference.npz", labels=reference)
+            info["sha256"] = {name: sha256(temporary / name) for name in ARRAYS}
+            (temporary / "case.json").write_text(_json(info))
+            for path in (*temporary.iterdir(), temporary):
+                _fsync(path)
+            os.rename(temporary, target)
+            _fsync(order.folder)
+    except EnvironmentFault as fault:
+        raise EnvironmentFault(
+            f"case {order.source.id}", f"{fault.wrong}; it needs {need >> 20} MiB", fault.remedy
+        ) from fault
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            wrong = f"the disk is full ({need >> 20} MiB needed)"
-            remedy = "free some space or choose another paths.data"
-            raise EnvironmentFault(f"case {order.source.id}", wrong, remedy) from error
-        raise
 
 
 def _foreground(mask: np.ndarray, count: int) -> dict[str, list]:

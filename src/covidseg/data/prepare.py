@@ -23,13 +23,14 @@ from covidseg.data.protocol import Division
 from covidseg.data.splits import RULES, Member, check_declared, make_splits, published_folds
 from covidseg.data.store import FORMAT, PreparedDataset
 from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
+from covidseg.files import DISK_FAULTS
 
 _HERE = Path(__file__).parent
 _CODE = [  # what decides a case's voxels
     *(_HERE / name for name in ("case.py", "geometry.py", "grid.py", "scans.py")),
     *sorted((_HERE / "gate").glob("*.py")),
 ]
-_DISK = {getattr(errno, name) for name in ("EROFS", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST", "EIO")}
+_DISK = {*DISK_FAULTS, errno.EEXIST}
 
 
 @dataclass

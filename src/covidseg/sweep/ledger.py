@@ -4,19 +4,19 @@ It is what `status` shows, and never what decides whether a run is done: the run
 rows, so that the same command finds the same file, and two sweeps that differ in one row have two.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from covidseg.errors import BadInput
-from covidseg.files import environment_faults, read_json, write_json
+from covidseg.files import read_json, write_json
+from covidseg.locks import is_locked, locked
 from covidseg.readback import mismatch
 from covidseg.sweep.rows import Row, State
 
@@ -51,12 +51,9 @@ class Ledger:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep this very sweep from being started twice at once. Raises BadInput when it is running."""
-        with environment_faults(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.with_suffix(".lock").touch()
-        with open(self.path.with_suffix(".lock"), "a+") as lock:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locked(self.path.with_suffix(".lock")))
             except BlockingIOError:
                 owner = (read_ledger(self.path) or {}).get("pid", "?")
                 raise BadInput(
@@ -105,11 +102,4 @@ def read_ledger(path: Path) -> dict[str, Any] | None:
 
 def is_held(path: Path) -> bool:
     """Whether the sweep of the ledger file `path` is running now."""
-    try:
-        with open(path.with_suffix(".lock")) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+    return is_locked(path.with_suffix(".lock"))
