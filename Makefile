@@ -10,7 +10,7 @@ export GPUS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint format demo sweep-comparison sweep-ablation status clean
+.PHONY: help setup test test-all test-lowest lint format demo sweep-comparison sweep-ablation status clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ test: $(READY)  ## the default tests, a few minutes on two cores
 
 test-all: $(READY)  ## the default tests and the slow ones
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+test-lowest:  ## the default tests on the lowest versions that pyproject.toml admits
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev]'
+	.venv-lowest/bin/python -m pytest
 
 lint: $(READY)  ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -52,5 +57,5 @@ status: $(READY)  ## what each run of a sweep is doing
 	$(BIN)/python src/status.py $(ARGS)
 
 clean:  ## remove the environment and caches; data and runs stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

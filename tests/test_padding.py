@@ -94,7 +94,7 @@ def test_k13_a_scan_smaller_than_the_window_is_padded_with_one_value(spied, case
     def train():
         image, mask = np.empty((2, 1, *roi), np.int16), np.empty((2, 1, *roi), np.uint8)
         PatchSampler([case], ["lesion"], roi, 2, 0.0, seed=0).batch(0, image, mask)
-        task.training_step({"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "step": 0}, 0)
+        task.training_step({"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "step": 0, "part": 0}, 0)
 
     def validate():
         monkeypatch.setattr(task, "log_dict", lambda scores, **options: None)

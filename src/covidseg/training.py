@@ -49,6 +49,8 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
     with folder.lock():
         folder.claim(cfg)
         if folder.is_finished:
+            if cfg.resume == "never":
+                raise BadInput(str(folder), "holds a finished run", "choose another name= or row=, or leave resume out")
             print(f"{folder} is finished: nothing to do")
             return None
         with _ending_on_record(folder):
