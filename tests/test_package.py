@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 
 
 @pytest.fixture(scope="module")

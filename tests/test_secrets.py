@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covidseg.scrub import secret_option
+from covidseg.system.scrub import secret_option
 
 TYPED = "typed-5f1c9e2ab7"  # on the command line
 HELD = "held-0c77ad31f6e98b2455aa"  # by an environment variable

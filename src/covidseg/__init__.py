@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["__version__", "build_network", "load"]
 
-_HOME = {"build_network": "covidseg.build", "load": "covidseg.segmenter"}
+_HOME = {"build_network": "covidseg.config.build", "load": "covidseg.inference.segmenter"}
 
 
 def __getattr__(name: str) -> Any:

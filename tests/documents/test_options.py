@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from covidseg.cli import COMMANDS
-from covidseg.paths import CONF, EXPERIMENTS
+from covidseg.config.paths import CONF, EXPERIMENTS
 from documents import all_commands, commands_in, documents, options_of
 
 CONFIGS = [("train", ()), ("evaluate", ("data=folder",)), ("predict", ()), ("prepare", ()), ("report", ())]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from covidseg.evaluation import COLUMNS, summarise_sets
-from covidseg.files import write_csv, write_json
-from covidseg.metrics import case_metrics
-from covidseg.runs import RunFolder
-from covidseg.slices import Slice
+from covidseg.evaluation.cases import COLUMNS, summarise_sets
+from covidseg.evaluation.metrics import case_metrics
+from covidseg.runs.folder import RunFolder
+from covidseg.runs.slices import Slice
+from covidseg.system.files import write_csv, write_json
 
 SPACING = (2.5, 1.5, 1.5)
 

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from covidseg import report
-from covidseg.errors import BadInput
-from covidseg.files import read_json, write_text
-from covidseg.paths import EXPERIMENTS
+from covidseg.config.paths import EXPERIMENTS
 from covidseg.report import page
 from covidseg.report.collect import paper_tables
 from covidseg.report.sections import Section, sections
 from covidseg.report.table import blocks, paper_lawbreakers
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
+from covidseg.system.errors import BadInput
+from covidseg.system.files import read_json, write_text
 
 
 @pytest.fixture

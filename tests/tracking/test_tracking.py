@@ -18,8 +18,8 @@ import wandb
 from omegaconf import OmegaConf
 
 from covidseg import tracking
-from covidseg.checkpoints import AtomicCheckpointIO, load_checkpoint
-from covidseg.scrub import scrub_text, scrubbed
+from covidseg.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
+from covidseg.system.scrub import scrub_text, scrubbed
 from covidseg.tracking.callback import picture
 from covidseg.tracking.wandb_run import chosen_mode, sync_command
 

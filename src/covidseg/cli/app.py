@@ -20,11 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from covidseg.errors import BadInput, CovidSegError
-from covidseg.files import DISK_FAULTS
-from covidseg.options import instead, refuse_unknown
-from covidseg.paths import CONF, EXPERIMENTS
-from covidseg.scrub import secret_option, without_secrets
+from covidseg.config.options import instead, refuse_unknown
+from covidseg.config.paths import CONF, EXPERIMENTS
+from covidseg.system.errors import BadInput, CovidSegError
+from covidseg.system.files import DISK_FAULTS
+from covidseg.system.scrub import secret_option, without_secrets
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
 

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from covidseg.cli.app import application
-from covidseg.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
+from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
 
 
 @application("predict")
 def main(cfg: DictConfig) -> None:
     """Segment every scan at `input`; a scan that is refused does not stop the others."""
-    from covidseg.data.scans import find_scans
-    from covidseg.prediction import FAILURES, OutputFault, Predictor
-    from covidseg.quantify import NOTICE
-    from covidseg.segmenter import load
+    from covidseg.inference.batch import FAILURES, OutputFault, Predictor
+    from covidseg.inference.quantify import NOTICE
+    from covidseg.inference.segmenter import load
+    from covidseg.scans.read import find_scans
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     reading = {key: value for key, value in OmegaConf.to_container(cfg.reading).items() if value is not None}

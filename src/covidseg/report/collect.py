@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from covidseg.data.splits import ALL
-from covidseg.errors import BadInput
-from covidseg.evaluation import COLUMNS
-from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, run_identity
+from covidseg.data.prepare.splits import ALL
+from covidseg.evaluation.cases import COLUMNS
+from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, run_identity
+from covidseg.system.errors import BadInput
 
 STRUCTURES = ("lesion", "lung")
 THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from covidseg import figures
-from covidseg.errors import BadInput
+from covidseg.figures import overlays as figures
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, method_runs, scores
-from covidseg.slices import FOLDER, Slice
+from covidseg.runs.slices import FOLDER, Slice
+from covidseg.system.errors import BadInput
 
 _CURVES = ("train/loss", "val/dice")
 

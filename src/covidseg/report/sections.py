@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.evaluation.statistics import Summary
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, Line
-from covidseg.statistics import Summary
 
 _NAMES = {"dice": "Dice", "sensitivity": "Sens.", "precision": "Prec."}
 OURS_BREAKS, PAPER_BREAKS = "†", "*"  # beside a number that cannot be right

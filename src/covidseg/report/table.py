@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.evaluation.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
 from covidseg.report.collect import METRICS, SETS, STRUCTURES, Run, TableResults
 from covidseg.report.protocol import protocol
-from covidseg.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
 
 COMPARED = ("dice", "sensitivity", "precision")  # the paper's three; Holm's families are one metric each
 PAPER_SET = "test"  # its tables are about its test set, not about the cases of the other site

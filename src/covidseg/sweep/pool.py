@@ -4,10 +4,10 @@ import os
 import time
 from collections.abc import Sequence
 
-from covidseg.errors import BadInput
 from covidseg.sweep.child import Child, environment, program
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import Devices
+from covidseg.system.errors import BadInput
 
 
 class LocalPool:

@@ -7,7 +7,7 @@ from statistics import mean
 
 from omegaconf import DictConfig
 
-from covidseg.runs import RunFolder, model_name, run_dir
+from covidseg.runs.folder import RunFolder, model_name, run_dir
 from covidseg.sweep.folds import Job, names_fold, without_fold
 from covidseg.sweep.rows import starts_the_run
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
 from covidseg.sweep.rows import Row, State
 
 _STYLE = {

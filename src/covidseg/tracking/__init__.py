@@ -20,11 +20,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from covidseg.checkpoints import weights_alone
-from covidseg.errors import BadInput, CovidSegError
-from covidseg.files import read_json, write_json
-from covidseg.readback import require_shape
-from covidseg.scrub import scrub_text, scrubbed
+from covidseg.runs.checkpoints import weights_alone
+from covidseg.system.errors import BadInput, CovidSegError
+from covidseg.system.files import read_json, write_json
+from covidseg.system.readback import require_shape
+from covidseg.system.scrub import scrub_text, scrubbed
 from covidseg.tracking.callback import SaveCurves, ValidationOverlays
 from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.wandb_run import WandbTracker, sync_command
