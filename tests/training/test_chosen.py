@@ -8,7 +8,6 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from tests.test_resume import Kill, assert_same
 
 from covidseg import tracking
 from covidseg.data.store import PreparedDataset
@@ -19,6 +18,7 @@ from covidseg.system.errors import BadInput, Interrupted
 from covidseg.system.signals import StopRequest
 from covidseg.training.parts import build_task
 from covidseg.training.run import train
+from stopping import Kill, assert_same
 
 SHORT = ["training.max_steps=4", "training.validate_every=2", "training.checkpoint_every=1", "training.log_every=1"]
 

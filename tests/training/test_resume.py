@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
-import torch
 
 from covidseg import tracking
 from covidseg.runs.checkpoints import load_checkpoint
 from covidseg.runs.folder import RunFolder, run_dir
 from covidseg.system.errors import Interrupted
 from covidseg.training.run import train
+from stopping import Kill, assert_same
 
 HARD = [  # everything that has a state or draws random numbers
     "augment=strong", "augment.spatial.probability=0.5", "augment.noise.probability=0.5", "optimizer=adamw",
@@ -23,24 +22,6 @@ HARD = [  # everything that has a state or draws random numbers
     "training.max_steps=9", "training.validate_every=3", "training.evaluate=best", "training.checkpoint_every=2",
     "training.log_every=4", "training.gradient_clip=1.0",
 ]  # fmt: skip
-
-
-class Kill(pl.Callback):
-    """Sends this process a signal when `step` steps are done, or while the validation after them runs."""
-
-    def __init__(self, step, signum=signal.SIGTERM, in_validation=False):
-        self.step, self.signum, self.in_validation = step, signum, in_validation
-
-    def __str__(self):
-        return f"{self.signum.name}-{self.step}" + ("-in-validation" if self.in_validation else "")
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step and not self.in_validation:
-            os.kill(os.getpid(), self.signum)
-
-    def on_validation_start(self, trainer, *_):
-        if trainer.global_step == self.step and self.in_validation:
-            os.kill(os.getpid(), self.signum)
 
 
 @pytest.fixture
@@ -60,23 +41,6 @@ def train_until(monkeypatch):
 
 def state(cfg, name="last.ckpt"):
     return load_checkpoint(run_dir(cfg) / "checkpoints" / name)
-
-
-def assert_same(one, other, where="checkpoint"):
-    """Equal bit by bit, tensors included, at every depth."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
 
 
 @pytest.fixture(scope="module")
