@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasToken, AnchorToken, TagToken, YAMLError
 
+from covidseg.config.moved import with_present_names
 from covidseg.config.paths import CONF
 from covidseg.data.prepare.splits import ALL
 from covidseg.scans.gate.names import printable
@@ -246,9 +247,10 @@ class RunFolder:
             config = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
             if _INTERPOLATION.search(OmegaConf.to_yaml(config, resolve=False)):
                 raise ValueError("it holds an interpolation (${...})")
-            if wrong := mismatch(OmegaConf.to_container(config, resolve=False), _SECTIONS):
+            content = OmegaConf.to_container(config, resolve=False)
+            if wrong := mismatch(content, _SECTIONS):
                 raise ValueError(wrong)
-            return config
+            return OmegaConf.create(with_present_names(content))
         except (YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
             wrong = f"cannot be read ({' '.join(str(error).split())[:120]})"
             raise BadInput(f"{self}/config.yaml", wrong, "restore it, or remove the folder") from error
