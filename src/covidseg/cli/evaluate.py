@@ -3,20 +3,20 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
 from covidseg.cli.app import application
 from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import BadInput, CovidSegError
 from covidseg.system.files import read_json
+from covidseg.system.terminal import case_progress
 
 MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it was written here, and may be replaced
 
@@ -217,16 +217,6 @@ def _made_here(metrics: Path) -> bool:
 def _chooses(segmenter: Any) -> bool:
     """Whether the run held cases out to choose its checkpoint by."""
     return segmenter.config["training"]["evaluate"] == "best"
-
-
-@contextmanager
-def case_progress(console: Console, sets: Mapping[str, list]) -> Iterator[Callable[[str], None]]:
-    """A bar of the cases, while a terminal watches."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    bar = bars.add_task("scoring", total=sum(map(len, sets.values())))
-    with bars:
-        yield lambda case: bars.advance(bar)
 
 
 if __name__ == "__main__":

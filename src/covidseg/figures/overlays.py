@@ -6,6 +6,7 @@ it.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from covidseg.evaluation.statistics import Comparison
 from covidseg.figures.surfaces import COLOURS, VIEWS, render
 from covidseg.runs.slices import Slice
 from covidseg.system.files import atomic_path
+
+if TYPE_CHECKING:
+    from covidseg.evaluation.statistics import Comparison
 
 WINDOW_HU = (-1250.0, 250.0)  # of every CT slice shown: the window that the networks see by default
 WINDOWS = {  # name -> (level, width) in HU, as viewers offer them; the last one is what the networks see
@@ -151,7 +154,7 @@ def scores_figure(scores: Mapping[str, Sequence[float]], paper: Mapping[str, flo
     return figure
 
 
-def differences_figure(comparisons: Sequence[Comparison], titles: Mapping[str, str], metric: str) -> Figure:
+def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str, str], metric: str) -> Figure:
     """Mean paired difference of each row from the baseline, 95 % interval; grey: too small to be detected here."""
     figure = _figure(7.2, 0.42 * len(comparisons) + 1.35)
     axes = figure.add_subplot()

@@ -1,5 +1,6 @@
 """A folder of phantoms, laid out like anybody's data set."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from covidseg.data.prepare.fingerprints import code_digest, digest
-from covidseg.data.prepare.folder import exclusive
 from covidseg.phantom.make import make_phantom
 from covidseg.scans.geometry import Geometry
+from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.files import atomic_path, sweep_temporaries, write_csv
+from covidseg.system.locks import locked
 from covidseg.system.workers import default_workers, map_unordered, show_progress
 
 SMALLEST = (34, 48, 48)  # voxels over a large patient, none wider than 10 mm
+log = logging.getLogger(__name__)
 COLUMNS = ("case", "patient", "site", "split")
 
 
@@ -58,7 +60,8 @@ def write_phantoms(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = _jobs(folder, count, tuple(map(int, shape_zyx)), seed, thin, lesion_free, second_scans, other_site)
-    with exclusive(folder / ".lock"):
+    said = "waiting for another process that computes the same phantoms"
+    with locked(folder / ".lock", waiting=lambda: log.info(said)):
         for kind in ("images", "lungs", "lesions"):
             sweep_temporaries(folder / kind)
         # the image is written last: where it stands, the case is complete

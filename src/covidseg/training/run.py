@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from covidseg import tracking
-from covidseg.cli.evaluate import case_progress
 from covidseg.data.prepare.run import prepare
 from covidseg.data.prepare.splits import ALL
 from covidseg.data.store import PreparedCase, PreparedDataset
@@ -30,6 +29,7 @@ from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_b
 from covidseg.runs.slices import keeping_slices
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.system.signals import StopRequest, agreed
+from covidseg.system.terminal import case_progress
 from covidseg.training import processes
 from covidseg.training.callbacks import Boundary
 from covidseg.training.module import SegmentationTask

@@ -1,27 +1,16 @@
 """Hashes of source files, remembered by size and times of change, so that opening a prepared data set again is fast."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from covidseg.scans.gate.names import kind, listing, read_faults
+from covidseg.system.digests import digest
 from covidseg.system.errors import CovidSegError, EnvironmentFault
 from covidseg.system.files import atomic_path, read_json, sha256
-
-
-def digest(value: Any) -> str:
-    """sha256 of plain containers, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def code_digest(files: Iterable[Path]) -> str:
-    """sha256 of source code: what an edited rule makes is never taken for what the old one made."""
-    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
 
 
 class Fingerprints:

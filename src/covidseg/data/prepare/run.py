@@ -16,11 +16,12 @@ from covidseg.config.build import instantiate
 from covidseg.data.datasets import Listing, Source, parts
 from covidseg.data.prepare import folder as building
 from covidseg.data.prepare.case import Order, build_case
-from covidseg.data.prepare.fingerprints import Fingerprints, code_digest, digest
+from covidseg.data.prepare.fingerprints import Fingerprints
 from covidseg.data.prepare.options import validated
 from covidseg.data.prepare.splits import RULES, Member, check_declared, make_splits, published_folds
 from covidseg.data.protocol import Division
 from covidseg.data.store import FORMAT, PreparedDataset
+from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.files import DISK_FAULTS
 from covidseg.system.workers import default_workers, map_unordered, show_progress
