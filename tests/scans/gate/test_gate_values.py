@@ -196,6 +196,8 @@ def test_b05_assumptions_bring_hu_back(tmp_path, make, refused):
     grey = np.rint((hu + 1250.0) / 1500 * 255).astype(np.uint8)
     for dtype in (np.uint8, np.float64):
         path = make.nifti(tmp_path / "grey.nii", grey.astype(dtype))
+        line = refused(path, "not Hounsfield units")
+        assert line.endswith("or reading.assume.window_8bit=[-1250,250] if 0 and 255 stand for these HU")
         back = read_scan(path, assume={"window_8bit": [-1250, 250]}).voxels
         np.testing.assert_array_equal(back, np.clip(np.rint(grey / 255 * 1500 - 1250), -1024, None))
         assert np.abs(back - hu).max() <= 3  # half a grey level

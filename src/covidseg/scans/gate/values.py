@@ -11,6 +11,8 @@ from covidseg.system.errors import BadInput
 HU_RANGE = (-1024, 3071)  # twelve bits, which is what scanners store; below is padding, above is metal
 _SLAB = 1 << 22  # voxels converted at a time
 _SAMPLE = 1 << 22  # voxels in the histogram that HU are recognised by
+_WHITE_8BIT = 255  # the largest grey level of eight bits
+_SHIFTED = "offset=-1024 if it is HU + 1024"
 _BINS = (-4096, 4095)
 _AIR = (-1100, -700)  # lungs and what surrounds the body
 _TISSUE = (-500, 3071)
@@ -42,8 +44,9 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
         out[where] = np.rint(clipped) if clipped.dtype.kind == "f" else clipped
     if not assume.hu and (objection := objection_to_hu(histogram)):
         evidence = _evidence(histogram, low, high)
-        remedy = assume.or_say("convert it to HU", "hu=true if it is", "offset=-1024 if it is HU + 1024")
-        raise BadInput(what, f"{objection} ({evidence})", remedy)
+        looks_8bit = low >= 0 and high <= _WHITE_8BIT and assume.window_8bit is None
+        other = "window_8bit=[-1250,250] if 0 and 255 stand for these HU" if looks_8bit else _SHIFTED
+        raise BadInput(what, f"{objection} ({evidence})", assume.or_say("convert it to HU", "hu=true if it is", other))
     notes = [f"{bad} voxels that were NaN or infinite set to {assume.fill:g} HU"] if bad else []
     if below:
         notes.append(f"{below} voxels below {HU_RANGE[0]} HU (down to {low:g}) clipped: padding")
