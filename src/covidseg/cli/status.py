@@ -1,4 +1,4 @@
-"""What each run of the sweeps, and each run made by itself, is doing."""
+"""`python src/status.py`: what each run of the sweeps, and each run made by itself, is doing."""
 
 import time
 from collections import Counter

@@ -73,6 +73,11 @@ def known_options(command: str) -> list[str]:
     return list(_dotted(_defined(command, own_configuration())))
 
 
+def groups_of(command: str) -> list[str]:
+    """The config groups and included files that a command offers."""
+    return list(_entries(_load(CONF / f"{command}.yaml")))
+
+
 def _unknown(node: Mapping[str, Any], known: Mapping[str, Any], path: str = "") -> Iterator[str]:
     for key, value in node.items():
         here = f"{path}{key}"
