@@ -152,6 +152,20 @@ def test_joint_runs_stand_beside_the_separate_ones(write_run, tmp_path):
     assert [line.title for line in lung.lines] == ["+ FV + PASPP (joint)"]
 
 
+def test_a_task_of_any_name_has_its_own_line_for_what_it_segments(write_run, tmp_path):
+    write_run("demo", "a")
+    write_run("demo", "a", task="covid", structures=("lesion",), slices=True)
+    write_run("demo", "a", task="both", structures=("lesion", "lung"), error=3)
+    results = report.collect(tmp_path / "runs/demo")
+    lines = {block.structure: [(line.title, line.runs, line.n) for line in block.lines] for block in blocks(results)}
+    assert lines == {
+        "lesion": [("a", 1, 6), ("a (both)", 1, 6), ("a (covid)", 1, 6)],
+        "lung": [("a (both)", 1, 6)],
+    }
+    report.write(results, tmp_path / "out")
+    assert list((tmp_path / "out/figures").glob("contours-lesion-*.png"))
+
+
 def test_external_set_is_a_table_of_its_own_without_the_papers_numbers(write_run, tmp_path):
     write_run("table2", "unet4", sets=("test", "external"))
     test, external = blocks(report.collect(tmp_path / "runs" / "table2"))

@@ -314,6 +314,12 @@ def test_scrubbing():
     assert scrub_text("open('/home/jo/x') failed") == "open('<path>') failed"
 
 
+def test_pictures_name_the_classes_of_any_task():
+    joint = {"lung": {"channels": [1, 2]}, "lesion": {"channels": [2]}}
+    assert tracking.class_names(joint) == {1: "lung", 2: "lesion"}
+    assert tracking.class_names({"lesion": {"channels": [1]}}) == {1: "lesion"}
+
+
 def test_picture_takes_the_slice_with_most_reference():
     reference = np.zeros((4, 5, 5), np.uint8)
     reference[1, 0, 0], reference[2, :2, :2] = 1, 1

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from covidseg.cli.app import application
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
+from covidseg.system.terminal import shown
 
 
 @application("predict")
@@ -96,7 +97,7 @@ def switch(config: DictConfig, key: str, option: str = "") -> bool:
 def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar of the windows of one scan, while a terminal watches."""
     columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     tasks: dict[str, TaskID] = {}
 
     def update(what: str, done: int, total: int) -> None:
@@ -104,7 +105,7 @@ def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None
             tasks[what] = bars.add_task(what, total=total)
         bars.update(tasks[what], completed=done)
 
-    with bars:
+    with shown(bars):
         yield update
 
 

@@ -26,8 +26,7 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
     for block in blocks:
         where = f"{block.structure}, {block.set} set"
         name = (block.set, block.structure)
-        tasks = (block.structure, "joint")
-        own = {method: [run for run in found if run.task in tasks] for method, found in runs.items()}
+        own = {method: [run for run in found if block.structure in run.structures] for method, found in runs.items()}
         means = {method: found for method in own if (found := scores(own[method], *name, "dice"))}
         if means:
             shown = {titles[method]: list(found.values()) for method, found in means.items()}
@@ -70,7 +69,7 @@ def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> No
     means = {
         method: sum(found.values()) / len(found)
         for method, own in runs.items()
-        if (found := scores([run for run in own if run.task in ("lesion", "joint")], "test", "lesion", "dice"))
+        if (found := scores([run for run in own if "lesion" in run.structures], "test", "lesion", "dice"))
     }
     for best in sorted(means, key=means.get, reverse=True):
         kept = list(_kept(runs[best]))

@@ -74,9 +74,11 @@ def map_unordered(
 def show_progress(results: Iterator[Any], total: int, title: str) -> Iterator[Any]:
     """Pass `results` on under a progress bar with the time left, on a terminal; elsewhere one line says what begins."""
     console = Console(stderr=True)
-    if total and not console.is_terminal:
+    if total and console.is_terminal:
+        return track(results, title, total, console=console)
+    if total:
         log.info("%s: %d", title, total)
-    return track(results, title, total, console=console, disable=not (total and console.is_terminal))
+    return results
 
 
 def _feed_worker(

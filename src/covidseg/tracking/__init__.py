@@ -63,8 +63,13 @@ def callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """What goes into the Trainer with `make_loggers`."""
     if cfg.logger.backend != "wandb":
         return [SaveCurves()]
-    classes = {1: "lung", 2: "lesion"} if cfg.task.name == "joint" else {1: str(cfg.task.name)}
-    return [SaveCurves(), ValidationOverlays(cfg.logger.overlays, classes)]
+    return [SaveCurves(), ValidationOverlays(cfg.logger.overlays, class_names(cfg.task.structures))]
+
+
+def class_names(structures: Mapping[str, Any]) -> dict[int, str]:
+    """Class -> the smallest of the structures that it is a part of."""
+    largest_first = sorted(structures.items(), key=lambda item: -len(item[1]["channels"]))
+    return {int(channel): str(name) for name, part in largest_first for channel in part["channels"]}
 
 
 def log_manifest(loggers: Sequence[Logger], manifest: Mapping[str, Any]) -> None:
