@@ -5,11 +5,11 @@ import torch
 
 from covidseg.system.errors import Interrupted
 from covidseg.system.signals import StopRequest
-from covidseg.training.callbacks import Boundary
+from covidseg.training.callbacks import SaveAndStop
 
 
 class FakeTrainer(types.SimpleNamespace):
-    """What `Boundary` sees of a Trainer; keeps (file name, step) of each save."""
+    """What `SaveAndStop` sees of a Trainer; keeps (file name, step) of each save."""
 
     def save_checkpoint(self, path, weights_only):
         self.saved.append((path.name, self.global_step))
@@ -22,7 +22,7 @@ def trainer():
 
 
 def boundary(tmp_path, stop=None, checkpoint_every=4, validate_every=10):
-    return Boundary(tmp_path, checkpoint_every, validate_every, stop or StopRequest())
+    return SaveAndStop(tmp_path, checkpoint_every, validate_every, stop or StopRequest())
 
 
 BATCH = {"part": 0}

@@ -89,8 +89,10 @@ def assert_ends_alike(cfg, reference):
     ours, theirs = state(cfg), state(reference)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert_same(ours[part], theirs[part], part)
-    assert_same(ours["callbacks"]["Boundary"], theirs["callbacks"]["Boundary"], "callbacks")
-    assert ours["callbacks"]["Pulse"]["patches"] == theirs["callbacks"]["Pulse"]["patches"] == 9 * 2
+    assert_same(ours["callbacks"]["SaveAndStop"], theirs["callbacks"]["SaveAndStop"], "callbacks")
+    assert (
+        ours["callbacks"]["ProgressReporter"]["patches"] == theirs["callbacks"]["ProgressReporter"]["patches"] == 9 * 2
+    )
     assert_same(state(cfg, "best.ckpt")["state_dict"], state(reference, "best.ckpt")["state_dict"], "best")
     assert curves(cfg) == curves(reference) and {row["step"] for row in curves(cfg)} >= {"4", "8", "9"}
 

@@ -135,7 +135,7 @@ class Predictor:
             self._refuse_existing(files.values())
         scan = read_scan(source.path, **self.reading)
         request = {"input_sha256": _fingerprint(scan), **self._settings}
-        with self._books() as manifest:
+        with self._locked_manifest() as manifest:
             resumed = self._is_done(manifest.get(case), request, files)
             if not resumed:
                 manifest[case] = {"request": request, "files": {}}  # from here on the files are ours
@@ -144,7 +144,7 @@ class Predictor:
             masks = self._segment(scan, progress)
             lung, lesion = masks.get("lung"), masks.get("lesion")
             figures = quantify(lung, lesion, scan.voxels, scan.geometry, self.consolidation_hu)
-            with self._books() as manifest:  # another process may have done this scan meanwhile
+            with self._locked_manifest() as manifest:  # another process may have done this scan meanwhile
                 entry = manifest.get(case)
                 if entry is not None and entry["request"] != request and not self.overwrite:
                     wrong = "is segmented by another process with other weights or settings"
@@ -163,7 +163,7 @@ class Predictor:
             for name, mask in masks.items():
                 write_mask(files[name], mask.view(np.uint8), scan.geometry, overwrite=True)
             write_json(files["quantities"], page)
-        with self._books() as manifest:
+        with self._locked_manifest() as manifest:
             manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}
         return Result(case, figures, notes, seconds)
 
@@ -174,7 +174,7 @@ class Predictor:
         ended before its last scan, so does what an earlier call listed.
         """
         columns = (*FIGURES, "left_right_method")
-        with self._books() as manifest:
+        with self._locked_manifest() as manifest:
             rows = []
             for case, entry in sorted(manifest.items()):
                 page = self.output / f"{case}_quantities.json"
@@ -245,7 +245,7 @@ class Predictor:
         return False
 
     @contextmanager
-    def _books(self) -> Iterator[dict[str, dict[str, Any]]]:
+    def _locked_manifest(self) -> Iterator[dict[str, dict[str, Any]]]:
         """The manifest as it stands now, with the books to ourselves; what is changed in it is written back."""
         path = self.output / MANIFEST
         with _output_faults(self.output), locked(self.output / LOCK, waiting=lambda: None):

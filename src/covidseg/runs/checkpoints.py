@@ -35,7 +35,7 @@ _TRAINING_STATE = {
     "epoch": int,
     _LIGHTNING: re.compile(r"\d+\.\d+[0-9a-zA-Z.+-]*"),
     "loops": dict,
-    "callbacks": {"Boundary?": {"best?": NUMBER, "best_step?": int, "newest?": NUMBER, "newest_step?": int}},
+    "callbacks": {"SaveAndStop?": {"best?": NUMBER, "best_step?": int, "newest?": NUMBER, "newest_step?": int}},
     "optimizer_states": [dict],
     "lr_schedulers": [dict],
 }

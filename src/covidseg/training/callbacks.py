@@ -22,7 +22,7 @@ class LossNotFinite(BadInput):
     """Raised on all processes at once, whichever of them met the loss."""
 
 
-class Boundary(Callback):
+class SaveAndStop(Callback):
     """Saves, and stops where asked to, between two steps: the one place where all processes are at the same point.
 
     `last.ckpt` is written every `checkpoint_every` steps, before and after each validation, and when the run stops;

@@ -14,7 +14,7 @@ from covidseg.runs.folder import RunFolder
 _STATUS_SECONDS, _LINE_SECONDS = 2.0, 30.0  # between two updates of status.json, of the line in a log file
 
 
-class Pulse(Callback):
+class ProgressReporter(Callback):
     """Curves, `status.json` and a progress line: loss, learning rate, patches/s, steps done, time left.
 
     Patches are those of all processes; validation does not count as training time. Only the first process acts.

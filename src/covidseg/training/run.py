@@ -31,10 +31,10 @@ from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.system.signals import StopRequest, agreed
 from covidseg.system.terminal import case_progress
 from covidseg.training import processes
-from covidseg.training.callbacks import Boundary
+from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.module import SegmentationTask
 from covidseg.training.parts import build_task, check, chosen_callbacks, make_trainer
-from covidseg.training.progress import Pulse
+from covidseg.training.progress import ProgressReporter
 
 
 def train(cfg: DictConfig) -> dict[str, Any] | None:
@@ -75,13 +75,13 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     with stop.installed(), processes.announced_to_children(Path(dataset.folder).absolute()):
         checkpoint = _checkpoint(cfg, folder, task)
         loggers = tracking.make_loggers(cfg, folder)
-        boundary = Boundary(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
-        pulse = Pulse(
+        saver = SaveAndStop(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
+        reporter = ProgressReporter(
             folder, training["max_steps"], training["batch_size"], training["log_every"], cfg.trainer.progress
         )
         chosen = chosen_callbacks(cfg, validates=bool(data.sets["validation"]))
         # The chosen ones first: at a step's start they give the network its own weights back, which are then saved.
-        trainer = make_trainer(cfg, folder, loggers, [*chosen, boundary, pulse, *tracking.callbacks(cfg)])
+        trainer = make_trainer(cfg, folder, loggers, [*chosen, saver, reporter, *tracking.callbacks(cfg)])
         if not data.sets["validation"]:
             trainer.limit_val_batches = 0
         with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
@@ -93,13 +93,13 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
                 return None
             extra = {
                 "train": {
-                    "seconds": round(pulse.seconds, 1),
+                    "seconds": round(reporter.seconds, 1),
                     "steps": trainer.global_step,
-                    "patches_per_second": round(pulse.patches_per_second, 2),
+                    "patches_per_second": round(reporter.patches_per_second, 2),
                 },
                 "parameters": facts["parameters"],
                 "multiply_adds": facts["multiply_adds"],
-                "validation": boundary.validated(training["evaluate"]),
+                "validation": saver.validated(training["evaluate"]),
             }
             scored = folder.checkpoints / checkpoint_name(training["evaluate"])
             tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished", scored)

@@ -25,7 +25,7 @@ SPARE_BYTES = 2**24  # left free on the disk beside what a case needs
 
 
 @dataclass(frozen=True)
-class Order:
+class CaseRequest:
     """What a worker is asked for: one case, the options that shape it, and where it goes."""
 
     source: Source
@@ -37,14 +37,14 @@ class Order:
     folder: Path | None  # None: only check
 
 
-def build_case(order: Order) -> dict[str, Any]:
+def build_case(request: CaseRequest) -> dict[str, Any]:
     """Check one case and, given a folder, put it there, whole or not at all. Returns the line of the table.
 
     Raises `BadInput` where the case is refused, `EnvironmentFault` where the disk is.
     """
     from covidseg.scans.read import read_scan
 
-    source = order.source
+    source = request.source
     scan = read_scan(source.image, assume=source.assume, option=source.option)
     labels, lung_voxels, notes = _merge_masks(source, scan.geometry)
     notes = [*source.notes, *scan.notes, *notes]
@@ -54,14 +54,14 @@ def build_case(order: Order) -> dict[str, Any]:
         name: round(float(counts[value] * ml), 3) for name, value in LABELS.items() if name in source.annotated
     }
     if "lesion" in source.annotated and not counts[LABELS["lesion"]]:
-        if not order.may_be_empty:
+        if not request.may_be_empty:
             remedy = "data.may_be_empty=true if there is none to be marked"
             raise BadInput(f"case {source.id}", "its lesion mask is empty", remedy)
         notes.append("no lesion")
     if "lung" in source.annotated and not lung_voxels:
         raise BadInput(f"case {source.id}", "its lung mask is empty", "complete the mask, or remove its file")
 
-    grid = Grid.plan(scan.voxels, scan.geometry, order.spacing_zyx)
+    grid = Grid.plan(scan.voxels, scan.geometry, request.spacing_zyx)
     if not grid.body_found:
         notes.append("no body found: the whole volume is kept")
     kept = np.bincount(scan.geometry.to_canonical(labels)[tuple(slice(a, b) for a, b in grid.box_zyx)].ravel())
@@ -72,15 +72,15 @@ def build_case(order: Order) -> dict[str, Any]:
         "patient": source.patient or source.id,
         "site": source.site,
         "annotated": list(source.annotated),
-        "sources": dict(order.digests),
-        "key": order.key,
+        "sources": dict(request.digests),
+        "key": request.key,
         "grid": grid.to_dict(),
         "volume_ml": volume_ml,
         "checks": ["image", "geometry of the masks", "values of the masks", "body"],
         "notes": notes,
     }
-    if order.folder is not None:
-        _write(order, info, grid.image(scan.voxels), grid.labels(labels), labels)
+    if request.folder is not None:
+        _write(request, info, grid.image(scan.voxels), grid.labels(labels), labels)
     return info
 
 
@@ -129,15 +129,15 @@ def _suspicious(lesion: np.ndarray, lungs: np.ndarray, geometry: Geometry) -> li
     return notes
 
 
-def _write(order: Order, info: dict, image: np.ndarray, mask: np.ndarray, reference: np.ndarray) -> None:
+def _write(request: CaseRequest, info: dict, image: np.ndarray, mask: np.ndarray, reference: np.ndarray) -> None:
     need = image.nbytes + mask.nbytes + reference.nbytes // 20 + SPARE_BYTES
-    free = shutil.disk_usage(order.folder).free
+    free = shutil.disk_usage(request.folder).free
     if free < need:
         wrong = f"needs {need >> 20} MiB of disk and {free >> 20} MiB are free"
-        raise EnvironmentFault(f"case {order.source.id}", wrong, "free some space or choose another paths.data")
-    info["foreground"] = _foreground(mask, order.foreground_voxels)
-    target = order.folder / order.source.id
-    temporary = order.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
+        raise EnvironmentFault(f"case {request.source.id}", wrong, "free some space or choose another paths.data")
+    info["foreground"] = _foreground(mask, request.foreground_voxels)
+    target = request.folder / request.source.id
+    temporary = request.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
     try:
         with environment_faults(target):
             temporary.mkdir()
@@ -149,10 +149,10 @@ def _write(order: Order, info: dict, image: np.ndarray, mask: np.ndarray, refere
             for path in (*temporary.iterdir(), temporary):
                 _fsync(path)
             os.rename(temporary, target)
-            _fsync(order.folder)
+            _fsync(request.folder)
     except EnvironmentFault as fault:
         raise EnvironmentFault(
-            f"case {order.source.id}", f"{fault.wrong}; it needs {need >> 20} MiB", fault.remedy
+            f"case {request.source.id}", f"{fault.wrong}; it needs {need >> 20} MiB", fault.remedy
         ) from fault
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from covidseg.data.prepare.case import Order
+from covidseg.data.prepare.case import CaseRequest
 from covidseg.data.store import ARRAYS, CASE, MARKER
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.files import TEMPORARY_PREFIX, read_json, sha256, write_bytes, write_csv, write_json
@@ -62,22 +62,22 @@ def refused_before(folder: Path) -> dict[str, BadInput] | None:
         return None
 
 
-def standing(folder: Path, orders: Sequence[Order], deep: bool) -> dict[str, dict[str, Any]]:
-    """case.json of every case in `folder` that was made from the same order; `deep`: and matches its checksums.
+def standing(folder: Path, requests: Sequence[CaseRequest], deep: bool) -> dict[str, dict[str, Any]]:
+    """case.json of every case in `folder` that was made from the same request; `deep`: and matches its checksums.
 
     Others are discarded, with a warning.
     """
     digests = _case_digests(folder)
 
-    def check(order: Order) -> tuple[dict[str, Any] | None, str]:
-        place = folder / order.source.id
+    def check(request: CaseRequest) -> tuple[dict[str, Any] | None, str]:
+        place = folder / request.source.id
         if not place.exists():
             return None, ""
-        info, wrong = read_case(place, deep, digests.get(order.source.id))
-        return (info, "") if info and info["key"] == order.key else (None, wrong or "was made from something else")
+        info, wrong = read_case(place, deep, digests.get(request.source.id))
+        return (info, "") if info and info["key"] == request.key else (None, wrong or "was made from something else")
 
     with ThreadPoolExecutor() as threads:
-        found = dict(zip((order.source.id for order in orders), threads.map(check, orders), strict=True))
+        found = dict(zip((request.source.id for request in requests), threads.map(check, requests), strict=True))
     for case, (_, wrong) in found.items():
         if wrong:
             log.warning("case %s: %s, it is made again", case, wrong)
@@ -111,19 +111,19 @@ def discard(place: Path) -> None:
     shutil.rmtree(aside)
 
 
-def borrow(folder: Path, name: str, order: Order) -> dict[str, Any] | None:
+def borrow(folder: Path, name: str, request: CaseRequest) -> dict[str, Any] | None:
     """Take a case that another version of the data set holds and that this one would make again, bit by bit."""
-    for place in sorted(folder.parent.glob(f"{name}-*/{order.source.id}")):
+    for place in sorted(folder.parent.glob(f"{name}-*/{request.source.id}")):
         if place.parent == folder or not (place.parent / MARKER).is_file():
             continue
-        digest = _case_digests(place.parent).get(order.source.id)
+        digest = _case_digests(place.parent).get(request.source.id)
         info, _ = read_case(place, False, digest)
-        if info and info["key"] == order.key and (info := read_case(place, True, digest)[0]):
-            aside = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{order.source.id}"
+        if info and info["key"] == request.key and (info := read_case(place, True, digest)[0]):
+            aside = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{request.source.id}"
             aside.mkdir()
             for file in (*ARRAYS, "case.json"):
                 _link(place / file, aside / file)
-            os.rename(aside, folder / order.source.id)
+            os.rename(aside, folder / request.source.id)
             return info
     return None
 

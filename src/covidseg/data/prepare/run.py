@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from covidseg.config.build import instantiate
 from covidseg.data.datasets import Listing, Source, parts
 from covidseg.data.prepare import folder as building
-from covidseg.data.prepare.case import Order, build_case
+from covidseg.data.prepare.case import CaseRequest, build_case
 from covidseg.data.prepare.fingerprints import Fingerprints
 from covidseg.data.prepare.options import validated
 from covidseg.data.prepare.splits import RULES, Member, check_declared, make_splits, published_folds
@@ -107,7 +107,7 @@ def check(options: Mapping[str, Any]) -> Outcome:
     options = validated(options)
     found = listing(options)
     _divisible(found, options)
-    infos, refused = build([_order(options, "", source, {}) for source in found.cases], options, "checking")
+    infos, refused = build([_request(options, "", source, {}) for source in found.cases], options, "checking")
     outcome = Outcome(infos, [*found.refused, *refused], found.notes)
     if infos and (options["allow_refused"] or not outcome.refused):
         splits = _split(infos, _declared(found.cases), options["splits"])
@@ -134,13 +134,13 @@ def run(
     home = data_dir / "prepared"
     with _writing(home):
         home.mkdir(parents=True, exist_ok=True)
-    folder, orders, refused = _plan(options, found, home)
+    folder, requests, refused = _plan(options, found, home)
     lock = home / f".{folder.name}.lock"
     try:
         with _writing(home), building.exclusive(lock) as checked:
             if checked > called and (folder / "dataset.json").is_file():  # by the process this one waited for
                 return opened(folder, found.notes)
-            outcome = _fill(folder, orders, options, refused, found.notes)
+            outcome = _fill(folder, requests, options, refused, found.notes)
             if outcome.dataset:
                 building.stamp(lock)
             return outcome
@@ -202,28 +202,28 @@ def _require_sites(external: Sequence[str], found: Listing) -> None:
             raise BadInput(f"data.splits.external_sites=[{site}]", "no case is from there", remedy)
 
 
-def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path, list[Order], list]:
+def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path, list[CaseRequest], list]:
     """Where the data set goes, what is to be made of each case, and which cases cannot even be read."""
     hashes = Fingerprints(home / ".fingerprints.json").of(path for source in found.cases for path in source.files)
     code = code_digest(_CODE)
-    orders, refused = [], list(found.refused)
+    requests, refused = [], list(found.refused)
     for source in found.cases:
         unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], CovidSegError)]
         if unreadable:
             refused.append((source.id, unreadable[0]))
         else:
-            orders.append(_order(options, code, source, {path: str(hashes[path]) for path in source.files}))
+            requests.append(_request(options, code, source, {path: str(hashes[path]) for path in source.files}))
     decides = {
         "format": FORMAT,
-        "cases": [[order.source.id, order.key, order.source.declared] for order in orders],
+        "cases": [[request.source.id, request.key, request.source.declared] for request in requests],
         "refused": [[name, str(error)] for name, error in refused],
         "splits": {**options["splits"], "published": published_folds(options["splits"]["published"]), "rules": RULES},
     }
     folder = home / f"{options['name']}-{digest(decides)[:12]}"
-    return folder, [replace(order, folder=folder) for order in orders], refused
+    return folder, [replace(request, folder=folder) for request in requests], refused
 
 
-def _order(options: Mapping[str, Any], code: str, source: Source, hashes: Mapping[Path, str]) -> Order:
+def _request(options: Mapping[str, Any], code: str, source: Source, hashes: Mapping[Path, str]) -> CaseRequest:
     spacing = tuple(float(mm) for mm in options["spacing_zyx"])
     made_of = {
         "code": code,
@@ -237,21 +237,25 @@ def _order(options: Mapping[str, Any], code: str, source: Source, hashes: Mappin
         "may_be_empty": options["may_be_empty"],
     }
     digests = {f"{path.parent.name}/{path.name}": value for path, value in hashes.items()}
-    return Order(
+    return CaseRequest(
         source, digests, digest(made_of), spacing, options["foreground_voxels"], options["may_be_empty"], folder=None
     )
 
 
-def _fill(folder: Path, orders: list[Order], options: Mapping[str, Any], refused: list, notes: list[str]) -> Outcome:
+def _fill(
+    folder: Path, requests: list[CaseRequest], options: Mapping[str, Any], refused: list, notes: list[str]
+) -> Outcome:
     """Make what is missing in `folder`, whose lock is held."""
     building.claim(folder)
     known = building.refused_before(folder)
-    infos = building.standing(folder, orders, deep=options["verify"] or known is None)
-    missing = [order for order in orders if order.source.id not in infos and order.source.id not in (known or {})]
-    for order in list(missing):
-        if info := building.borrow(folder, options["name"], order):
-            infos[order.source.id] = info
-            missing.remove(order)
+    infos = building.standing(folder, requests, deep=options["verify"] or known is None)
+    missing = [
+        request for request in requests if request.source.id not in infos and request.source.id not in (known or {})
+    ]
+    for request in list(missing):
+        if info := building.borrow(folder, options["name"], request):
+            infos[request.source.id] = info
+            missing.remove(request)
     made, failed = build(missing, options, f"preparing {folder.name}")
     infos |= {info["id"]: info for info in made}
     outcome = Outcome([infos[id_] for id_ in sorted(infos)], [*refused, *(known or {}).items(), *failed], list(notes))
@@ -259,7 +263,7 @@ def _fill(folder: Path, orders: list[Order], options: Mapping[str, Any], refused
     building.list_failures(folder, outcome.refused)
     complete = not any(isinstance(error, EnvironmentFault) for _, error in outcome.refused)
     if complete and infos and (options["allow_refused"] or not outcome.refused):
-        splits = _split(outcome.infos, _declared(order.source for order in orders), options["splits"])
+        splits = _split(outcome.infos, _declared(request.source for request in requests), options["splits"])
         outcome.notes += splits["notes"]
         building.finish(folder, _index(folder, options, outcome, failed={**(known or {}), **dict(failed)}), splits)
         outcome.dataset = PreparedDataset.open(folder)
@@ -267,23 +271,23 @@ def _fill(folder: Path, orders: list[Order], options: Mapping[str, Any], refused
     return outcome
 
 
-def build(orders: Sequence[Order], options: Mapping[str, Any], title: str) -> tuple[list[dict], list]:
-    """`build_case` for all orders, in worker processes, under a progress bar; (case.json of the good, the refused)."""
-    if not orders:
+def build(requests: Sequence[CaseRequest], options: Mapping[str, Any], title: str) -> tuple[list[dict], list]:
+    """`build_case` for all requests, in worker processes, under a bar; (case.json of the good, the refused)."""
+    if not requests:
         return [], []
-    workers = default_workers(len(orders)) if options["workers"] is None else int(options["workers"])
-    results = map_unordered(build_case, orders, workers, _name)
+    workers = default_workers(len(requests)) if options["workers"] is None else int(options["workers"])
+    results = map_unordered(build_case, requests, workers, _name)
     infos, refused = [], []
-    for order, result in show_progress(results, len(orders), title):
+    for request, result in show_progress(results, len(requests), title):
         if isinstance(result, CovidSegError):
-            refused.append((order.source.id, result))
+            refused.append((request.source.id, result))
         else:
             infos.append(result)
     return sorted(infos, key=itemgetter("id")), sorted(refused, key=itemgetter(0))
 
 
-def _name(order: Order) -> str:
-    return f"case {order.source.id}"
+def _name(request: CaseRequest) -> str:
+    return f"case {request.source.id}"
 
 
 def _split(infos: list[dict], declared: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
