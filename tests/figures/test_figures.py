@@ -127,7 +127,7 @@ def ball():
 
 def test_ray_cast_shows_the_lesion_on_the_right_side(ball):
     for view in surfaces.VIEWS:
-        picture = surfaces.ray_cast(ball, (2.0, 2.0, 2.0), view)
+        picture = surfaces.render(ball, (2.0, 2.0, 2.0), view)
         assert picture.shape[-1] == 3 and picture.min() >= 0 and picture.max() <= 1
         redness = picture[..., 0] - picture[..., 1]
         row, column = np.unravel_index(redness.argmax(), redness.shape)
@@ -139,27 +139,13 @@ def test_ray_cast_from_the_left_sees_the_left_face():
     z, _, x = np.ogrid[:40, :40, :40]
     roof = np.zeros((40, 40, 40), bool)
     roof[5:35, 5:35, 5:30] = (x > 5 + abs(z - 20))[5:35, :, 5:30]  # a flat face to the left, a ridge to the right
-    picture = surfaces.ray_cast({"lesion": roof}, (2.0, 2.0, 2.0), surfaces.VIEWS[1])
+    picture = surfaces.render({"lesion": roof}, (2.0, 2.0, 2.0), surfaces.VIEWS[1])
     assert picture[17:27, 12:32].std(axis=(0, 1)).max() < 1e-3
 
 
-def test_ray_cast_of_nothing_is_white():
-    picture = surfaces.ray_cast({"lesion": np.zeros((8, 8, 8), bool)}, (1.0, 1.0, 1.0), surfaces.VIEWS[0])
+def test_a_surface_of_nothing_is_white():
+    picture = surfaces.render({"lesion": np.zeros((8, 8, 8), bool)}, (1.0, 1.0, 1.0), surfaces.VIEWS[0])
     assert (picture == 1).all()
-
-
-def test_surface_figure_falls_back_when_the_renderer_crashes(kept, ball, tmp_path, monkeypatch):
-    monkeypatch.setattr(surfaces.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(surfaces.sys, "executable", "/bin/false")
-    figure = figures.surface_figure(kept, None, "UNet4")
-    assert len(figure.axes) == 4
-    colours(figure, tmp_path)
-
-
-def test_pyvista_draws_the_same_scene(ball):
-    pytest.importorskip("pyvista", reason="the viz extra is not installed")
-    picture = surfaces._render_with_pyvista(ball, (2.0, 2.0, 2.0), surfaces.VIEWS[0])
-    assert picture is not None and has(picture, surfaces.COLOURS["lesion"], tolerance=0.3)
 
 
 def test_window_strip_shows_one_slice_at_several_levels_and_widths(tmp_path):
