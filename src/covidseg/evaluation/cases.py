@@ -123,6 +123,35 @@ def evaluate_masks(
 
 def _find_masks(folder: Path, cases: Sequence[PreparedCase], task: Task) -> dict[tuple[str, str], Path]:
     """File of each (case id, structure) that is to be scored."""
+    found = _mask_files(folder)
+    named: dict[str, list[Path]] = {}
+    for stem, path in found.items():
+        for name in _names(stem):
+            named.setdefault(name, []).append(path)
+    files, missing = {}, []
+    for case in cases:
+        for structure in task.structures:
+            names = (f"{case.id}_{structure}", *([case.id] if len(task.structures) == 1 else []))
+            there = [path for wanted in names for path in named.get(wanted, ())]
+            if len(there) > 1:
+                raise BadInput(shown(there[0]), f"and {shown(there[1])} are both for case {case.id}", "keep one")
+            if there:
+                files[case.id, structure] = there[0]
+            elif structure in case.annotated:
+                missing.append(names[0])
+    if missing:
+        wrong = f"{len(missing)} masks are missing: {_some(missing)}"
+        raise BadInput("predictions", wrong, "a case without a mask has no score")
+    known = {f"{case.id}_{name}" for case in cases for name in NAMES}
+    used = set(files.values())
+    if extra := [path for stem, path in found.items() if path not in used and not known & _names(stem)]:
+        wrong = f"{len(extra)} masks belong to no case: {_some(map(shown, extra))}"
+        raise BadInput("predictions", wrong, "remove them, or use sets=all")
+    return files
+
+
+def _mask_files(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by their names without suffix."""
     if not folder.is_dir():
         raise BadInput(f"predictions={shown(folder)}", "is no folder", "give the folder that holds the masks")
     found: dict[str, Path] = {}
@@ -131,30 +160,12 @@ def _find_masks(folder: Path, cases: Sequence[PreparedCase], task: Task) -> dict
             if twin := found.get(stem_of(path)):
                 raise BadInput(shown(path), f"is a second {shown(twin)}", "keep one of the two")
             found[stem_of(path)] = path
-    named: dict[str, list[Path]] = {}
-    for stem, path in found.items():
-        for name in _names(stem):
-            named.setdefault(name, []).append(path)
-    files, missing = {}, []
-    for case in cases:
-        for name in task.structures:
-            names = (f"{case.id}_{name}", *([case.id] if len(task.structures) == 1 else []))
-            there = [path for wanted in names for path in named.get(wanted, ())]
-            if len(there) > 1:
-                raise BadInput(shown(there[0]), f"and {shown(there[1])} are both for case {case.id}", "keep one")
-            if there:
-                files[case.id, name] = there[0]
-            elif name in case.annotated:
-                missing.append(names[0])
-    if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise BadInput("predictions", f"{len(missing)} masks are missing: {some}", "a case without a mask has no score")
-    known = {f"{case.id}_{name}" for case in cases for name in NAMES}
-    used = set(files.values())
-    if extra := [path for stem, path in found.items() if path not in used and not known & _names(stem)]:
-        some = ", ".join(map(shown, extra[:5])) + (", ..." if len(extra) > 5 else "")
-        raise BadInput("predictions", f"{len(extra)} masks belong to no case: {some}", "remove them, or use sets=all")
-    return files
+    return found
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _names(stem: str) -> set[str]:

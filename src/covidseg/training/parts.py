@@ -33,7 +33,21 @@ PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": 
 
 def check(cfg: DictConfig) -> None:
     """What no single component can check: types, and values that have to fit each other. Raises `BadInput`."""
-    training = cfg.training
+    _check_training(cfg.training)
+    _check_choices(cfg)
+    _check_trainer(cfg.trainer)
+    if not _is_like(cfg.seed, 0) or not 0 <= cfg.seed < 2**63:
+        raise BadInput(f"seed={cfg.seed}", "is no seed", "use 0, 1, 2, ...")
+    window = cfg.data.window
+    if not _is_like(window, OmegaConf.create([0.0, 1.0])) or window[0] >= window[1]:
+        raise BadInput(f"data.window={window}", "is no range of HU", "give [low,high], as [-1250,250]")
+    if cfg.fold not in (None, ALL) and not _is_like(cfg.fold, 0):
+        raise BadInput(f"fold={cfg.fold}", "is no fold", f"use null, {ALL}, or 0, 1, 2, ...")
+    if cfg.fold == ALL and cfg.training.evaluate == "best":
+        raise BadInput("training.evaluate=best", f"fold={ALL} keeps no case to choose by", "training.evaluate=last")
+
+
+def _check_training(training: DictConfig) -> None:
     for key, example in OmegaConf.load(CONF / "recipe" / "paper.yaml").training.items():
         if not _is_like(training[key], example):
             raise BadInput(f"training.{key}={training[key]}", "is of the wrong kind", f"the paper's is {example}")
@@ -43,9 +57,14 @@ def check(cfg: DictConfig) -> None:
     if training.validate_every > training.max_steps:
         wrong = f"is more than training.max_steps={training.max_steps}: the run would never be validated"
         raise BadInput(f"training.validate_every={training.validate_every}", wrong, "lower it")
+    if training.gradient_clip is not None and training.gradient_clip <= 0:
+        raise BadInput(f"training.gradient_clip={training.gradient_clip}", "is no norm", "null, or more than 0")
+
+
+def _check_choices(cfg: DictConfig) -> None:
     for key, value, choices in (
         ("resume", cfg.resume, ("auto", "require", "never")),
-        ("training.evaluate", training.evaluate, ("last", "best")),
+        ("training.evaluate", cfg.training.evaluate, ("last", "best")),
         ("logger.backend", cfg.logger.backend, ("csv", "wandb")),
         ("logger.mode", cfg.logger.get("mode", "auto"), ("auto", "online", "offline")),
         ("trainer.deterministic", cfg.trainer.deterministic, (True, False)),
@@ -56,22 +75,15 @@ def check(cfg: DictConfig) -> None:
         if value not in choices:
             known = ", ".join("null" if choice is None else str(choice) for choice in choices)
             raise BadInput(f"{key}={value}", "there is no such choice", f"one of {known}")
-    if not _is_like(cfg.trainer.accumulate_grad_batches, 1) or cfg.trainer.accumulate_grad_batches < 1:
-        accumulate = f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}"
-        raise BadInput(accumulate, "must be at least 1", "give a whole number")
-    if str(cfg.trainer.devices) in ("0", "[]", ""):
-        raise BadInput(f"trainer.devices={cfg.trainer.devices}", "is no device to train on", "use 1, 2, ... or auto")
-    if not _is_like(cfg.seed, 0) or not 0 <= cfg.seed < 2**63:
-        raise BadInput(f"seed={cfg.seed}", "is no seed", "use 0, 1, 2, ...")
-    if training.gradient_clip is not None and training.gradient_clip <= 0:
-        raise BadInput(f"training.gradient_clip={training.gradient_clip}", "is no norm", "null, or more than 0")
-    window = cfg.data.window
-    if not _is_like(window, OmegaConf.create([0.0, 1.0])) or window[0] >= window[1]:
-        raise BadInput(f"data.window={window}", "is no range of HU", "give [low,high], as [-1250,250]")
-    if cfg.fold not in (None, ALL) and not _is_like(cfg.fold, 0):
-        raise BadInput(f"fold={cfg.fold}", "is no fold", f"use null, {ALL}, or 0, 1, 2, ...")
-    if cfg.fold == ALL and training.evaluate == "best":
-        raise BadInput("training.evaluate=best", f"fold={ALL} keeps no case to choose by", "training.evaluate=last")
+
+
+def _check_trainer(trainer: DictConfig) -> None:
+    accumulated = trainer.accumulate_grad_batches
+    if not _is_like(accumulated, 1) or accumulated < 1:
+        option = f"trainer.accumulate_grad_batches={accumulated}"
+        raise BadInput(option, "must be at least 1", "give a whole number")
+    if str(trainer.devices) in ("0", "[]", ""):
+        raise BadInput(f"trainer.devices={trainer.devices}", "is no device to train on", "use 1, 2, ... or auto")
 
 
 def _is_like(value: Any, example: Any) -> bool:
