@@ -255,7 +255,9 @@ def summary_table(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
 
 
 def _number(value: float | None, metric: str) -> str:
-    return "-" if value is None else f"{value:.1f}" if metric == "hd95" else f"{value:.3f}"
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if metric == "hd95" else f"{value:.3f}"
 
 
 def _identity(case: PreparedCase, set_name: str, structure: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ def case_metrics(
     elif surfaces and (predicted or present):
         values["nsd"] = 0.0
 
-    reason = _EMPTY_REFERENCE if predicted else _EMPTY_PREDICTION if present else _BOTH_EMPTY
+    reason = _why_undefined(bool(present), bool(predicted))
     undefined = {name: reason for name, value in values.items() if value is None}
     if not surfaces:
         undefined |= dict.fromkeys(("nsd", "hd95"), _NOT_COMPUTED)
@@ -83,6 +83,12 @@ def case_metrics(
         "prediction_ml": predicted * voxel_ml,
         "undefined": undefined,
     }
+
+
+def _why_undefined(present: bool, predicted: bool) -> str:
+    if predicted:
+        return _EMPTY_REFERENCE
+    return _EMPTY_PREDICTION if present else _BOTH_EMPTY
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from covidseg.figures import overlays as figures
@@ -55,7 +56,7 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
 
 def _shared_slices(runs: dict[str, list[Run]], block: Block) -> dict[str, dict[str, Slice]]:
     """Case -> method -> slice kept by the method's first run, for cases of the block's set, the most lesion first."""
-    in_set = {case["case"] for own in runs.values() for run in own for case in run.cases if case["set"] == block.set}
+    in_set = {case["case"] for run in chain(*runs.values()) for case in run.cases if case["set"] == block.set}
     found: dict[str, dict[str, Slice]] = {}
     for method, own in runs.items():
         for one in _kept(own[:1], block.structure):

@@ -273,7 +273,8 @@ class RunFolder:
     def other_resources(self, asked: Mapping[str, Any]) -> BadInput | None:
         """What to say where the run that lies here was made with another effective batch or precision than `asked`."""
         began = self.began
-        differ = [key for key in _RESOURCES if key in asked and key in began and asked[key] != began[key]]
+        told = [key for key in _RESOURCES if key in asked.keys() & began.keys()]
+        differ = [key for key in told if asked[key] != began[key]]
         if not differ:
             return None
         said = "; ".join(f"{_RESOURCES[key]} {began[key]} there, {asked[key]} here" for key in differ)

@@ -115,7 +115,9 @@ def _cpu_slots() -> int:
 def _listed(asked: object) -> list[str]:
     if asked in ("auto", "", None):
         return []
-    parts = asked.split(",") if isinstance(asked, str) else asked if not isinstance(asked, int) else [asked]
+    if isinstance(asked, int):
+        return [str(asked)]
+    parts = asked.split(",") if isinstance(asked, str) else asked
     return [str(part).strip() for part in parts if str(part).strip()]
 
 

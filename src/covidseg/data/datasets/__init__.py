@@ -126,7 +126,10 @@ def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
             others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)
-    voxels = {part for paths in found.values() for path in paths for part in parts(path)} if others else set()
+    if not others:
+        return found, 0
+    paths = [path for several in found.values() for path in several]
+    voxels = {part for path in paths for part in parts(path)}
     return found, len(others - voxels)
 
 
