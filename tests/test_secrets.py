@@ -40,6 +40,11 @@ def files_with(folder, *canaries):
     }
 
 
+def test_k7_a_secret_inside_a_value_is_refused_too():
+    assert secret_option("logger.tags={name: x, api_token: y}") == "logger.tags"
+    assert secret_option("+my.options={wandbKey: y}") == "+my.options"
+
+
 @pytest.mark.parametrize("option", ["+api_token", "+my_password", "+logger.wandb_key", "hydra.job.env_set.API_KEY"])
 def test_k7_a_secret_on_the_command_line_is_refused_before_anything_is_written(command, tmp_path, option):
     done = command("train", "-m", "seed=0,1", f"{option}={TYPED}")

@@ -13,7 +13,7 @@ def run(arguments, folder):
 
 @pytest.fixture
 def finished_run(tmp_path):
-    from covidseg.evaluation.cases import COLUMNS
+    from covidseg.evaluation.results import COLUMNS
     from covidseg.system.files import write_csv, write_json
 
     folder = tmp_path / "runs" / "demo" / "small" / "lesion" / "seed0"

@@ -9,8 +9,9 @@ import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 
 from covidseg.config.paths import CONF
-from covidseg.evaluation.cases import COLUMNS, case_scores, evaluate_cases, summarise_sets, write_results
+from covidseg.evaluation.cases import case_scores, evaluate_cases
 from covidseg.evaluation.metrics import case_metrics
+from covidseg.evaluation.results import COLUMNS, summarise_sets, write_results
 from covidseg.evaluation.structures import Task
 from covidseg.system.errors import BadInput, CovidSegError
 

@@ -13,8 +13,9 @@ from torchmetrics.classification import BinaryF1Score
 from torchmetrics.segmentation import DiceScore
 
 from covidseg.data.train.datamodule import CaseSet
-from covidseg.evaluation.cases import case_scores, evaluate_cases, summarise_sets
+from covidseg.evaluation.cases import case_scores, evaluate_cases
 from covidseg.evaluation.metrics import case_metrics
+from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Structure, Task
 from covidseg.system.errors import BadInput, CovidSegError

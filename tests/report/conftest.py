@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from covidseg.evaluation.cases import COLUMNS, summarise_sets
 from covidseg.evaluation.metrics import case_metrics
+from covidseg.evaluation.results import COLUMNS, summarise_sets
 from covidseg.runs.folder import RunFolder
 from covidseg.runs.slices import Slice
 from covidseg.system.files import write_csv, write_json

@@ -1,6 +1,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from io import StringIO
 
@@ -150,6 +152,15 @@ def test_joint_runs_stand_beside_the_separate_ones(write_run, tmp_path):
     lesion, lung = blocks(report.collect(tmp_path / "runs" / "table2"))
     assert [line.title for line in lesion.lines] == ["+ FV + PASPP", "+ FV + PASPP (joint)"]
     assert [line.title for line in lung.lines] == ["+ FV + PASPP (joint)"]
+
+
+def test_a_report_is_made_without_torch(write_run, tmp_path):
+    write_run("demo", "a")
+    code = "import sys; from covidseg.cli.report import main; main(); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "table=demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "experiments/demo/results/report.html").is_file()
 
 
 def test_a_task_of_any_name_has_its_own_line_for_what_it_segments(write_run, tmp_path):

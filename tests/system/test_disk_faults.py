@@ -22,7 +22,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from covidseg.evaluation.cases import write_results
+from covidseg.evaluation.results import write_results
 from covidseg.runs.checkpoints import AtomicCheckpointIO, load_checkpoint, to_resume
 from covidseg.runs.folder import RunFolder, run_dir
 from covidseg.sweep.ledger import Ledger, read_ledger

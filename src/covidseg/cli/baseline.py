@@ -12,7 +12,8 @@ def main(cfg: DictConfig) -> None:
     from covidseg.data.prepare.splits import ALL
     from covidseg.data.protocol import Division
     from covidseg.evaluation.baseline import ThresholdBaseline
-    from covidseg.evaluation.cases import evaluate_cases, write_results
+    from covidseg.evaluation.cases import evaluate_cases
+    from covidseg.evaluation.results import write_results
     from covidseg.evaluation.structures import Task
     from covidseg.runs.folder import RunFolder, run_dir
     from covidseg.runs.slices import keeping_slices

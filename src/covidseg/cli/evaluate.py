@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> None:
     """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json."""
     from covidseg.cli.predict import inference_options
     from covidseg.data.sets import annotated, remark
-    from covidseg.evaluation.cases import evaluate_cases, evaluate_masks, implausible, summary_table, write_results
+    from covidseg.evaluation.cases import evaluate_cases, evaluate_masks
+    from covidseg.evaluation.results import implausible, summary_table, write_results
     from covidseg.evaluation.structures import Task
     from covidseg.inference.segmenter import load
 

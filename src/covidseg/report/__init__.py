@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from covidseg.evaluation.cases import COLUMNS
+from covidseg.evaluation.results import COLUMNS
 from covidseg.report import page, pictures, text
 from covidseg.report.collect import TableResults, collect
 from covidseg.report.sections import brief, main_sections, sections

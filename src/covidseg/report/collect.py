@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from covidseg.data.prepare.splits import ALL
-from covidseg.evaluation.cases import COLUMNS
+from covidseg.evaluation.results import COLUMNS
 from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, run_identity
 from covidseg.system.errors import BadInput
 

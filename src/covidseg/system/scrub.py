@@ -21,6 +21,7 @@ _SECRET = re.compile(
 _IDENTITY = re.compile(r"(^|_)(keys|user|username|email)(_|$)")
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")  # user:password@
 _INTERPOLATION = re.compile(r"(?<!\\)\$\{")
+_KEY_INSIDE = re.compile(r"[{,]\s*([\w.-]+)\s*:")
 _SHORTEST_SECRET = 8  # characters; a shorter value of a variable would be found in any text
 _PLACE = re.compile(r"(^|_)(path|paths|root|dir|folder|file|cwd|home|host|hostname|command|argv)(_|$)")
 _RESOLVER = re.compile(r"\$\{(?!oc\.(?:select|dict\.keys|dict\.values):)[^}$]*:")
@@ -75,10 +76,15 @@ def without_secret_argument(argument: str) -> str:
 
 
 def secret_option(argument: str) -> str | None:
-    """The key of a `key=value` of a command line whose name says that its value is a secret."""
-    key, sign, _ = argument.partition("=")
+    """The key of a `key=value` of a command line whose name says that its value is a secret.
+
+    Keys inside the value count, too: `logger.tags={api_token: ...}`.
+    """
+    key, sign, value = argument.partition("=")
+    if not sign:
+        return None
     last = re.split(r"[.@/]", key)[-1].lstrip("+~-")
-    return key if sign and is_secret(last) else None
+    return key if any(map(is_secret, [last, *_KEY_INSIDE.findall(value)])) else None
 
 
 def _secret_values() -> list[str]:

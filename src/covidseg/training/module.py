@@ -14,7 +14,8 @@ from covidseg.data.store import PreparedCase
 from covidseg.data.train.augment import Augment
 from covidseg.data.train.datamodule import CaseSet
 from covidseg.data.train.loader import Batch
-from covidseg.evaluation.cases import evaluate_cases, summarise_sets
+from covidseg.evaluation.cases import evaluate_cases
+from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Task
 from covidseg.inference.window import WindowInferer, normalise, segment_case

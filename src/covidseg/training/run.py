@@ -19,7 +19,8 @@ from covidseg.data.prepare.run import prepare
 from covidseg.data.prepare.splits import ALL
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.data.train.datamodule import CTDataModule
-from covidseg.evaluation.cases import evaluate_cases, summarise_sets, summary_table, write_results
+from covidseg.evaluation.cases import evaluate_cases
+from covidseg.evaluation.results import summarise_sets, summary_table, write_results
 from covidseg.evaluation.scores import CaseScores
 from covidseg.inference.segmenter import load
 from covidseg.nets.cost import network_cost
