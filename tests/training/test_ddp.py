@@ -52,6 +52,7 @@ def rows(path):
 
 
 def test_a_prepared_folder_is_announced_to_own_children_only_and_no_longer_than_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_PARENT", os.getpid() + 1)
     with processes.announced_to_children(tmp_path / "ours"):
         inherited = os.environ["COVIDSEG_PREPARED"]
         assert processes.announced() is None  # the first process asks nobody
