@@ -27,7 +27,7 @@ test: $(READY)  ## the default tests, a few minutes on two cores
 	$(BIN)/python -m pytest
 
 test-all: $(READY)  ## the default tests and the slow ones
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'slow or not slow' --durations=25
 
 test-lowest:  ## the default tests on the lowest versions that pyproject.toml admits
 	$(PYTHON) -m venv .venv-lowest

@@ -17,6 +17,11 @@ settings.load_profile("here")
 
 
 @pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
 def in_process(monkeypatch, capsys, tmp_path):
     """`in_process("evaluate", "run=x", ...)`, in `tmp_path` -> (exit status, stdout, stderr).
 
@@ -44,10 +49,10 @@ def make_run(tmp_path):
     import torch
     from hydra import compose, initialize_config_dir
 
-    from covidseg.build import instantiate
-    from covidseg.checkpoints import AtomicCheckpointIO
-    from covidseg.paths import CONF
-    from covidseg.runs import RunFolder, run_dir
+    from covidseg.config.build import instantiate
+    from covidseg.config.paths import CONF
+    from covidseg.runs.checkpoints import AtomicCheckpointIO
+    from covidseg.runs.folder import RunFolder, run_dir
 
     def make(task="lesion", seed=0, **overrides):
         changes = [f"{key}={value}" for key, value in overrides.items()]
@@ -98,10 +103,10 @@ def write_scan():
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """A prepared folder of eight small cases: c0-c3 train, c4-c5 validation, c6 test, c7 external and lesion-free."""
-    from covidseg.data.geometry import Geometry
-    from covidseg.data.grid import Grid
+    from covidseg.data.prepare.grid import Grid
     from covidseg.data.store import ARRAYS, FORMAT, MARKER
-    from covidseg.files import sha256, write_json
+    from covidseg.scans.geometry import Geometry
+    from covidseg.system.files import sha256, write_json
 
     folder = tmp_path_factory.mktemp("data") / "small-0123456789ab"
     names = [f"c{number}" for number in range(8)]
@@ -159,7 +164,7 @@ def train_config(train_options):
     """`train_config("seed=1")` -> the composed configuration of such a run."""
     from hydra import compose, initialize_config_dir
 
-    from covidseg.paths import CONF
+    from covidseg.config.paths import CONF
 
     def make(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def test_the_source_package_holds_the_same(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
-    assert not [name for name in names if name.startswith(("conf/local", "runs", "data", ".env")) or "/results" in name]
+    assert not [
+        name for name in names if name.startswith(("conf/local", "runs", "data", ".env")) or "/results/" in name
+    ]
     assert {"pyproject.toml", "conf/train.yaml", "experiments/table2/fv.yaml", "src/train.py"} <= {*names}
 
 

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from covidseg.paths import CONF, ROOT
+from covidseg.config.paths import CONF, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -53,8 +53,8 @@ def test_network_table_is_up_to_date():
     """The cheapest and the dearest row, computed again."""
     from omegaconf import OmegaConf
 
-    from covidseg.files import read_json
     from covidseg.nets.cost import network_cost
+    from covidseg.system.files import read_json
 
     rows = {row["row"]: row for row in read_json(ROOT / "experiments" / "networks.json")["rows"]}
     config = OmegaConf.load(CONF / "model" / "fdfcn.yaml")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covidseg.scrub import secret_option
+from covidseg.system.scrub import secret_option
 
 TYPED = "typed-5f1c9e2ab7"  # on the command line
 HELD = "held-0c77ad31f6e98b2455aa"  # by an environment variable
@@ -38,6 +38,11 @@ def files_with(folder, *canaries):
         for canary in canaries
         if canary.encode() in path.read_bytes()
     }
+
+
+def test_k7_a_secret_inside_a_value_is_refused_too():
+    assert secret_option("logger.tags={name: x, api_token: y}") == "logger.tags"
+    assert secret_option("+my.options={wandbKey: y}") == "+my.options"
 
 
 @pytest.mark.parametrize("option", ["+api_token", "+my_password", "+logger.wandb_key", "hydra.job.env_set.API_KEY"])

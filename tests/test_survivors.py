@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covidseg.data.fingerprints import Fingerprints
-from covidseg.data.gate import payload
-from covidseg.data.scans import read_scan
-from covidseg.errors import BadInput
+from covidseg.data.prepare.fingerprints import Fingerprints
+from covidseg.scans.gate import payload
+from covidseg.scans.read import read_scan
 from covidseg.sweep import driver
 from covidseg.sweep.rows import State
+from covidseg.system.errors import BadInput
 
 PIXDIM, QFORM_CODE = 76, 252  # places in a NIfTI-1 header
 

@@ -12,10 +12,14 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["__version__", "build_network", "load"]
 
-_HOME = {"build_network": "covidseg.build", "load": "covidseg.segmenter"}
+_HOME = {"build_network": "covidseg.config.build", "load": "covidseg.inference.segmenter"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'covidseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from covidseg.benchmark.networks import all_rows, markdown
-from covidseg.files import read_json
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
+from covidseg.system.files import read_json
 
 
 def benchmark(*arguments, cwd):

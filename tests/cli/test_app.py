@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from covidseg.cli.app import one_line_errors
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 
 
 def run(*arguments, cwd):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covidseg.segmenter import load
+from covidseg.inference.segmenter import load
 
 SPLITS = {"c0": "train", "c1": "train", "c2": "validation", "c3": "test", "c4": "test", "c5": "test"}
 
@@ -273,5 +273,5 @@ def test_mistakes_on_the_command_line_are_one_line(evaluate, make_run, masks, da
 
 def test_scoring_needs_no_simpleitk():
     """A node without the raw scans evaluates its runs."""
-    code = "import sys, covidseg.evaluation, covidseg.segmenter; assert 'SimpleITK' not in sys.modules"
+    code = "import sys, covidseg.evaluation.cases, covidseg.inference.segmenter; assert 'SimpleITK' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from covidseg.config.paths import CONF
 from covidseg.data.store import MARKER
-from covidseg.files import read_json, sha256, write_json
-from covidseg.paths import CONF
+from covidseg.system.files import read_json, sha256, write_json
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covidseg.data.scans import find_scans
-from covidseg.errors import BadInput
-from covidseg.files import read_json, sha256
-from covidseg.inference import NonFiniteLogits
-from covidseg.prediction import LOCK, Predictor
-from covidseg.quantify import NOTICE
-from covidseg.segmenter import load
+from covidseg.inference.batch import LOCK, Predictor
+from covidseg.inference.quantify import NOTICE
+from covidseg.inference.segmenter import load
+from covidseg.inference.window import NonFiniteLogits
+from covidseg.scans.read import find_scans
+from covidseg.system.errors import BadInput
+from covidseg.system.files import read_json, sha256
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def _biased(folder):
     """Set the head's bias to half of the foreground's median lead, so that masks are neither empty nor full."""
     import torch
 
-    from covidseg.checkpoints import AtomicCheckpointIO, load_checkpoint
+    from covidseg.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
 
     path = folder / "checkpoints/last.ckpt"
     state = load_checkpoint(path)["state_dict"]
@@ -303,7 +303,7 @@ def test_outputs_never_meet_scans(run, write_scan, tmp_path, predict):
 
 def test_a_fault_of_one_file_or_of_memory_does_not_stop_the_others(predict, run, write_scan, tmp_path, monkeypatch):
     """One may not be read, one does not fit into memory: two masks, both in failures.csv, exit status 3."""
-    from covidseg import prediction
+    from covidseg.inference import batch as prediction
 
     for name in ("a", "b", "c", "d", "e"):
         write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
@@ -333,7 +333,7 @@ def test_a_fault_of_one_file_or_of_memory_does_not_stop_the_others(predict, run,
 
 def test_a_fault_of_the_output_disk_ends_the_batch(predict, run, write_scan, tmp_path, monkeypatch):
     """What was done before it is in the table."""
-    from covidseg import prediction
+    from covidseg.inference import batch as prediction
 
     for name in ("a", "b", "c"):
         write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
@@ -353,7 +353,7 @@ def test_a_fault_of_the_output_disk_ends_the_batch(predict, run, write_scan, tmp
 
 @pytest.mark.parametrize(("signum", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_call_that_is_ended_leaves_its_table(predict, run, write_scan, tmp_path, monkeypatch, signum, expected):
-    from covidseg import prediction
+    from covidseg.inference import batch as prediction
 
     for name in ("a", "b", "c"):
         write_scan(tmp_path / f"in/{name}.nii.gz", seed=ord(name))
@@ -449,7 +449,7 @@ def test_implausible_figures_are_flagged_in_every_output(predict, make_run, writ
     when the case is already there."""
     import torch
 
-    from covidseg.checkpoints import AtomicCheckpointIO, load_checkpoint
+    from covidseg.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
 
     run = make_run("lesion")
     path = run / "checkpoints/last.ckpt"

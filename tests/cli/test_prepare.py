@@ -9,9 +9,9 @@ import SimpleITK as sitk
 from rich.console import Console
 
 from covidseg.cli.prepare import show
-from covidseg.data.prepare import Outcome
-from covidseg.errors import BadInput
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
+from covidseg.data.prepare.run import Outcome
+from covidseg.system.errors import BadInput
 
 
 def run(*arguments, cwd):

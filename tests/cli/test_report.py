@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 
 
 def run(arguments, folder):
@@ -13,8 +13,8 @@ def run(arguments, folder):
 
 @pytest.fixture
 def finished_run(tmp_path):
-    from covidseg.evaluation import COLUMNS
-    from covidseg.files import write_csv, write_json
+    from covidseg.evaluation.results import COLUMNS
+    from covidseg.system.files import write_csv, write_json
 
     folder = tmp_path / "runs" / "demo" / "small" / "lesion" / "seed0"
     row = dict.fromkeys(COLUMNS, "") | {"case": "p1", "patient": "p1", "set": "test", "structure": "lesion"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
 
 
 @pytest.fixture

@@ -6,11 +6,6 @@ import pytest
 from volumes import small_chest, write_volume
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 @pytest.fixture(name="write_volume")
 def write_volume_fixture():
     return write_volume
@@ -45,7 +40,7 @@ def data_config():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from covidseg.paths import CONF
+    from covidseg.config.paths import CONF
 
     def make(root, *overrides, **changes):
         fixed = [

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from covidseg.cli.prepare import show
-from covidseg.data import prepare as preparation
-from covidseg.data.building import list_failures
+from covidseg.config.paths import CONF
 from covidseg.data.datasets import case_id
 from covidseg.data.datasets.covid19_20 import Covid1920
 from covidseg.data.datasets.covid19_ct_seg import Covid19CTSeg
 from covidseg.data.datasets.folder import Folder
 from covidseg.data.datasets.mosmed import MosMed
 from covidseg.data.datasets.nnunet import NNUNet
-from covidseg.data.prepare import Outcome, prepare
-from covidseg.data.splits import published_folds
-from covidseg.errors import BadInput, EnvironmentFault
-from covidseg.paths import CONF
+from covidseg.data.prepare import run as preparation
+from covidseg.data.prepare.folder import list_failures
+from covidseg.data.prepare.run import Outcome, prepare
+from covidseg.data.prepare.splits import published_folds
+from covidseg.system.errors import BadInput, EnvironmentFault
 
 CORONA = [f"coronacases_{k:03d}" for k in range(1, 11)]
 RADIO = [
@@ -127,7 +127,7 @@ def test_folder_does_not_go_on_without_a_table_that_is_there(folder, tmp_path, m
         folder.listing()
     table.unlink()
     table.write_text("case\na\n")
-    monkeypatch.setattr("covidseg.data.gate.names.os.open", forbidden)
+    monkeypatch.setattr("covidseg.scans.gate.names.os.open", forbidden)
     with pytest.raises(EnvironmentFault, match=r"cases\.csv: permission denied -> "):
         folder.listing()
 
@@ -198,7 +198,7 @@ def test_a_wrong_option_of_a_converter_is_one_line(tmp_path):
 def test_a_folder_that_may_not_be_read_is_an_environment_fault(folder, tmp_path, monkeypatch, name):
     real = os.listdir
     monkeypatch.setattr(
-        "covidseg.data.gate.names.os.listdir",
+        "covidseg.scans.gate.names.os.listdir",
         lambda path: forbidden() if Path(path).name == name else real(path),
     )
     with pytest.raises(EnvironmentFault, match=f"^{name}: permission denied -> "):

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 import SimpleITK as sitk
 
-from covidseg.files import read_json
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
+from covidseg.system.files import read_json
 from documents import all_commands
 from reading import ROWS, Call
 

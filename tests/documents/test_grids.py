@@ -3,7 +3,7 @@
 import pytest
 from hydra.plugins.sweeper import Sweeper
 
-from covidseg.paths import EXPERIMENTS
+from covidseg.config.paths import EXPERIMENTS
 from covidseg.sweep import launch
 from documents import all_commands
 from reading import ROWS, Call

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from covidseg.cli import COMMANDS
-from covidseg.paths import CONF, EXPERIMENTS
+from covidseg.config.paths import CONF, EXPERIMENTS
 from documents import all_commands, commands_in, documents, options_of
 
 CONFIGS = [("train", ()), ("evaluate", ("data=folder",)), ("predict", ()), ("prepare", ()), ("report", ())]
@@ -57,6 +57,16 @@ def test_there_are_options():
 def test_a_named_option_exists(option):
     key, _, value = option.strip("'").lstrip("+").partition("=")
     assert is_choice(key, value) or is_key(key)
+
+
+@pytest.mark.parametrize("name", ["report", "status", "benchmark"])
+def test_help_of_a_command_without_groups_is_its_own_options_and_an_example(in_process, name):
+    status, out, _ = in_process(name, "--help")
+    assert status == 0 and f"`python src/{name}.py" in out and "debug: false" in out
+    assert not any(word in out for word in ("augment", "hydra:", "defaults", "job_logging"))
+    own = (CONF / f"{name}.yaml").read_text().partition("\nhydra:")[0]
+    comments = [line.partition("#")[2].strip() for line in own.splitlines() if "#" in line]
+    assert comments and all(comment in out for comment in comments)
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "baseline"])

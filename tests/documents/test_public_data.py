@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from covidseg.files import read_json
-from covidseg.paths import CONF
+from covidseg.config.paths import CONF
+from covidseg.system.files import read_json
 from reading import ONE_RUN
 
 # Where the reader has it, how many cases have masks, and of what.

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 from covidseg.blocks.pyramid import ASPP, PASPP, ResASPP
 from covidseg.blocks.variation import ChannelAttention, ContrastEnhancement, FeatureVariation, PositionSensitive
-from covidseg.build import instantiate
-from covidseg.files import read_json
+from covidseg.config.build import instantiate
+from covidseg.config.paths import CONF, EXPERIMENTS
 from covidseg.nets.cost import meta_network, parameters
-from covidseg.paths import CONF, EXPERIMENTS
+from covidseg.system.files import read_json
 
 ROWS = [(file.parent.name, file.stem) for file in sorted(EXPERIMENTS.glob("table*/*.yaml"))]
 TABLE_1 = {"fcn", "fdfcn", "unet3d", "vnet", "unetpp", "covidsegnet"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 
 SHELL = {"bash", "sh", "shell", "console"}
 # An inline code that starts with one of these and goes on is a command; so is a script with its options.

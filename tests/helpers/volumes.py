@@ -13,7 +13,7 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from covidseg.data.geometry import Geometry
+from covidseg.scans.geometry import Geometry
 
 IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 SPACING_XYZ = (0.8, 0.9, 2.5)

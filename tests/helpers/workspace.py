@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import standins
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from covidseg.data.store import ARRAYS, MARKER
-from covidseg.files import sha256, write_json
+from covidseg.system.files import sha256, write_json
 
 
 class Place:
@@ -34,7 +34,7 @@ class Place:
             {"_target_": "os.system", "command": touch},
             {"_target_": "subprocess.run", "args": touch, "shell": True},
             {"_target_": "torch.load", "f": str(self.pickled), "weights_only": False},
-            {"_target_": "covidseg.files.write_text", "path": str(self.canary), "text": "x"},
+            {"_target_": "covidseg.system.files.write_text", "path": str(self.canary), "text": "x"},
             {"x": [{"y": {"_target_": "pathlib.Path.touch", "self": str(self.canary)}}]},
         ]
 

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from covidseg.checkpoints import load_checkpoint, require_training_state
-from covidseg.data.case import _foreground
-from covidseg.data.prepare import prepare
+from covidseg.data.prepare.case import _foreground
+from covidseg.data.prepare.run import prepare
 from covidseg.data.store import PreparedDataset
-from covidseg.errors import BadInput
+from covidseg.runs.checkpoints import load_checkpoint, require_training_state
+from covidseg.system.errors import BadInput
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def options(tmp_path, write_scan):
     """A folder data set of three scans, as the `data` section of a configuration has it."""
     from hydra import compose, initialize_config_dir
 
-    from covidseg.data.prepare import plain
-    from covidseg.data.scans import write_mask
-    from covidseg.paths import CONF
+    from covidseg.config.paths import CONF
+    from covidseg.data.prepare.run import plain
+    from covidseg.scans.read import write_mask
 
-    from covidseg.data.scans import read_scan  # isort: skip
+    from covidseg.scans.read import read_scan  # isort: skip
 
     for number in range(3):
         path = tmp_path / f"raw/images/c{number}.nii.gz"
@@ -116,6 +116,6 @@ def test_the_remembered_foreground_follows_from_the_mask(tmp_path, options):
     paths = {"data": str(tmp_path / "data")}
     drawn = prepare(options, paths).cases["c0"].info["foreground"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("covidseg.data.prepare.code_digest", lambda files: "another")
+        patch.setattr("covidseg.data.prepare.run.code_digest", lambda files: "another")
         again = prepare(options, {"data": str(tmp_path / "other")})
     assert again.cases["c0"].info["foreground"] == drawn

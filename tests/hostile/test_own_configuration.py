@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from covidseg.build import build_network, instantiate
-from covidseg.errors import BadInput
-from covidseg.paths import ROOT
+from covidseg.config.build import build_network, instantiate
+from covidseg.config.paths import ROOT
+from covidseg.system.errors import BadInput
 
 NETWORK = """
 from torch import nn

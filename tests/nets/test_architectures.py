@@ -7,8 +7,8 @@ from torch import nn
 from covidseg import build_network
 from covidseg.blocks.conv import ResidualBlock
 from covidseg.blocks.variation import FeatureVariation
-from covidseg.errors import BadInput
 from covidseg.nets.vnet import VNet
+from covidseg.system.errors import BadInput
 
 
 def meta(name, **options):

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from covidseg import build_network
 from covidseg.blocks.pyramid import PASPP
 from covidseg.blocks.variation import FeatureVariation
-from covidseg.errors import BadInput
+from covidseg.system.errors import BadInput
 
 NETWORKS = ["covidsegnet", "unet3d", "vnet", "unetpp", "fcn", "fdfcn"]
 SLOTTED = NETWORKS[:4]

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from covidseg.data.splits import published_folds
+from covidseg.data.prepare.splits import published_folds
 from volumes import small_chest, write_volume
 
 SMALL = (

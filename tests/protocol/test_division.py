@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covidseg.data.datasets import Mask, Source
+from covidseg.data.prepare.splits import Member, make_splits
 from covidseg.data.protocol import Division
-from covidseg.data.splits import Member, make_splits
 from covidseg.data.store import PreparedDataset
-from covidseg.errors import BadInput
+from covidseg.system.errors import BadInput
 
 DEFAULTS = {"seed": 0, "test_fraction": 0.0, "validation_fraction": 0.1, "folds": 5}
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from covidseg.data import prepare as preparation
-from covidseg.files import read_json
+from covidseg.data.prepare import run as preparation
 from covidseg.report import collect
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
+from covidseg.system.files import read_json
 
 
 def run_folder(tmp_path, fold="", task="lesion"):

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from covidseg.files import read_json
-from covidseg.paths import ROOT
+from covidseg.config.paths import ROOT
 from covidseg.sweep import folds as folds_module
 from covidseg.sweep import launch as launching
+from covidseg.system.files import read_json
 
 TWO = ("experiments/table1=fcn,unet3d", "task=lesion")
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from covidseg.evaluation import COLUMNS, summarise_sets
-from covidseg.files import write_csv, write_json
-from covidseg.metrics import case_metrics
-from covidseg.runs import RunFolder
-from covidseg.slices import Slice
+from covidseg.evaluation.metrics import case_metrics
+from covidseg.evaluation.results import COLUMNS, summarise_sets
+from covidseg.runs.folder import RunFolder
+from covidseg.runs.slices import Slice
+from covidseg.system.files import write_csv, write_json
 
 SPACING = (2.5, 1.5, 1.5)
 
@@ -32,7 +32,7 @@ def write_run(tmp_path):
     def write(table, row, task="lesion", seed=0, fold=None, error=1, cases=6, sets=("test",), **options):
         name = f"seed{seed}" + ("" if fold is None else f"-fold{fold}")
         folder = tmp_path / "runs" / table / row / task / name
-        structures = ("lesion", "lung") if task == "joint" else (task,)
+        structures = options.get("structures") or (("lesion", "lung") if task == "joint" else (task,))
         shape = (12, 24, 24)
         rows = []
         for set_name in sets:
@@ -64,6 +64,9 @@ def write_run(tmp_path):
         }
         data = {"name": "phantom", "hash": options.get("data", "d0")}
         protocol = {"protocol": options["protocol"]} if "protocol" in options else {}
+        if "structures" in options:
+            named = {structure: {"channels": [1]} for structure in structures}
+            write_json(folder / "config.yaml", {"task": {"name": task, "structures": named}})  # JSON is YAML
         write_json(folder / "manifest.json", {"data": data, **protocol, "attempts": [attempt]})
         curve = [{"step": step, "epoch": 0, "train/loss": 1 / (1 + step), "val/dice": 0.5} for step in range(5)]
         write_csv(folder / "metrics.csv", curve, ("step", "epoch", "train/loss", "val/dice"))

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from covidseg import report
-from covidseg.errors import BadInput
-from covidseg.files import read_json, write_csv, write_json
 from covidseg.report.table import blocks
+from covidseg.system.errors import BadInput
+from covidseg.system.files import read_json, write_csv, write_json
 
 CV = {"folds": 2, "published": None, "held_out": True, "evaluate": "last"}
 FIXED = {"folds": 5, "published": None, "held_out": False, "evaluate": "last"}

@@ -1,6 +1,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from io import StringIO
 
@@ -8,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from covidseg import report
-from covidseg.errors import BadInput
-from covidseg.files import read_json, write_text
-from covidseg.paths import EXPERIMENTS
+from covidseg.config.paths import EXPERIMENTS
 from covidseg.report import page
 from covidseg.report.collect import paper_tables
 from covidseg.report.sections import Section, sections
 from covidseg.report.table import blocks, paper_lawbreakers
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
+from covidseg.system.errors import BadInput
+from covidseg.system.files import read_json, write_text
 
 
 @pytest.fixture
@@ -150,6 +152,29 @@ def test_joint_runs_stand_beside_the_separate_ones(write_run, tmp_path):
     lesion, lung = blocks(report.collect(tmp_path / "runs" / "table2"))
     assert [line.title for line in lesion.lines] == ["+ FV + PASPP", "+ FV + PASPP (joint)"]
     assert [line.title for line in lung.lines] == ["+ FV + PASPP (joint)"]
+
+
+def test_a_report_is_made_without_torch(write_run, tmp_path):
+    write_run("demo", "a")
+    code = "import sys; from covidseg.cli.report import main; main(); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "table=demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "experiments/demo/results/report.html").is_file()
+
+
+def test_a_task_of_any_name_has_its_own_line_for_what_it_segments(write_run, tmp_path):
+    write_run("demo", "a")
+    write_run("demo", "a", task="covid", structures=("lesion",), slices=True)
+    write_run("demo", "a", task="both", structures=("lesion", "lung"), error=3)
+    results = report.collect(tmp_path / "runs/demo")
+    lines = {block.structure: [(line.title, line.runs, line.n) for line in block.lines] for block in blocks(results)}
+    assert lines == {
+        "lesion": [("a", 1, 6), ("a (both)", 1, 6), ("a (covid)", 1, 6)],
+        "lung": [("a (both)", 1, 6)],
+    }
+    report.write(results, tmp_path / "out")
+    assert list((tmp_path / "out/figures").glob("contours-lesion-*.png"))
 
 
 def test_external_set_is_a_table_of_its_own_without_the_papers_numbers(write_run, tmp_path):

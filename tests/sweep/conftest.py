@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from covidseg.paths import CONF
-from covidseg.runs import RunFolder
+from covidseg.config.paths import CONF
+from covidseg.runs.folder import RunFolder
 from covidseg.sweep import pool as pool_module
 from covidseg.sweep.driver import drive
 from covidseg.sweep.ledger import Ledger

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from covidseg.errors import BadInput, Interrupted
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
 from covidseg.sweep.driver import settle
 from covidseg.sweep.pool import LocalPool
 from covidseg.sweep.rows import State
+from covidseg.system.errors import BadInput, Interrupted
 
 
 def states(rows):

@@ -6,16 +6,9 @@ from collections import namedtuple
 
 import pytest
 
-from covidseg.errors import EnvironmentFault
-from covidseg.sweep.estimate import (
-    Size,
-    check_disk,
-    expected_time,
-    measured_seconds_per_patch,
-    network_sizes,
-    price,
-)
+from covidseg.sweep.estimate import Size, check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
 from covidseg.sweep.schedule import best_order, ideal_makespan, makespan
+from covidseg.system.errors import EnvironmentFault
 
 FV = {"_target_": "covidseg.nets.unet3d.UNet3D", "width": 8}
 
@@ -86,7 +79,7 @@ def test_table_ii_on_six_devices_is_near_the_ideal(bench):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from covidseg.paths import CONF, EXPERIMENTS
+    from covidseg.config.paths import CONF, EXPERIMENTS
 
     rows = []
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from covidseg.checkpoints import load_checkpoint
-from covidseg.files import read_json
-from covidseg.runs import RunFolder
+from covidseg.runs.checkpoints import load_checkpoint
+from covidseg.runs.folder import RunFolder
+from covidseg.system.files import read_json
 
 CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from covidseg.checkpoints import load_checkpoint
-from covidseg.files import read_json
-from covidseg.runs import RunFolder
+from covidseg.runs.checkpoints import load_checkpoint
+from covidseg.runs.folder import RunFolder
+from covidseg.system.files import read_json
 
 SCRIPT = Path(__file__).parents[1] / "faulty_train.py"
 FOREVER = 500

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
 
 SWEEPER = '''
 """Tries one value after the other, each chosen by the scores before it, as Optuna and Ax do."""

@@ -9,7 +9,7 @@ import time
 import hydra
 
 from covidseg.cli.app import one_line_errors
-from covidseg.runs import RunFolder, run_dir
+from covidseg.runs.folder import RunFolder, run_dir
 
 
 def main(cfg):

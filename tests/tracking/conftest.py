@@ -92,7 +92,7 @@ def cfg(monkeypatch):
         {
             "name": "table2",
             "seed": 0,
-            "task": {"name": "lesion", "out_channels": 2},
+            "task": {"name": "lesion", "out_channels": 2, "structures": {"lesion": {"channels": [1]}}},
             "model": {"_target_": "covidseg.nets.unet3d.UNet3D", "width": 8, "out_channels": "${task.out_channels}"},
             "optimizer": {"lr": 1e-4, "note": "${oc.env:CANARY}", "again": "${optimizer.note}"},
             "paths": {"data": f"/srv/{SECRET}/data"},

@@ -18,8 +18,8 @@ import wandb
 from omegaconf import OmegaConf
 
 from covidseg import tracking
-from covidseg.checkpoints import AtomicCheckpointIO, load_checkpoint
-from covidseg.scrub import scrub_text, scrubbed
+from covidseg.runs.checkpoints import AtomicCheckpointIO, load_checkpoint
+from covidseg.system.scrub import scrub_text, scrubbed
 from covidseg.tracking.callback import picture
 from covidseg.tracking.wandb_run import chosen_mode, sync_command
 
@@ -312,6 +312,12 @@ def test_scrubbing():
         "none": None,
     }
     assert scrub_text("open('/home/jo/x') failed") == "open('<path>') failed"
+
+
+def test_pictures_name_the_classes_of_any_task():
+    joint = {"lung": {"channels": [1, 2]}, "lesion": {"channels": [2]}}
+    assert tracking.class_names(joint) == {1: "lung", 2: "lesion"}
+    assert tracking.class_names({"lesion": {"channels": [1]}}) == {1: "lesion"}
 
 
 def test_picture_takes_the_slice_with_most_reference():

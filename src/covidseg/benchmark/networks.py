@@ -8,9 +8,9 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from covidseg.files import write_json, write_text
+from covidseg.config.paths import EXPERIMENTS
 from covidseg.nets.cost import bytes_for_backward, meta_network, multiply_adds, parameters
-from covidseg.paths import EXPERIMENTS
+from covidseg.system.files import write_json, write_text
 
 GIB = 2**30
 PAPER = (

@@ -20,11 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from covidseg.errors import BadInput, CovidSegError
-from covidseg.files import DISK_FAULTS
-from covidseg.options import instead, refuse_unknown
-from covidseg.paths import CONF, EXPERIMENTS
-from covidseg.scrub import secret_option, without_secrets
+from covidseg.cli.help import own_help
+from covidseg.config.options import instead, refuse_unknown
+from covidseg.config.paths import CONF, EXPERIMENTS
+from covidseg.system.errors import BadInput, CovidSegError
+from covidseg.system.files import DISK_FAULTS
+from covidseg.system.scrub import secret_option, without_secrets
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
 
@@ -47,6 +48,9 @@ def application(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             debug = "debug=true" in (argument.lower() for argument in sys.argv)
             # argparse, below Hydra, refuses a flag that stands among the overrides
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+            if {"--help", "-h"} & set(sys.argv) and (told := own_help(config_name, _example(task))):
+                print(told)
+                return
             with one_line_errors(debug, config_name):
                 _refuse_secrets(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -54,6 +58,11 @@ def application(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return program
 
     return decorate
+
+
+def _example(task: Callable[..., Any]) -> str:
+    """The first line of the command's module, which shows how it is called."""
+    return (sys.modules[task.__module__].__doc__ or "").splitlines()[0]
 
 
 def _refuse_secrets(arguments: Iterable[str]) -> None:

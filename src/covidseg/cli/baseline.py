@@ -8,15 +8,16 @@ from covidseg.cli.app import application
 @application("train")
 def main(cfg: DictConfig) -> None:
     """Fit the threshold on the training cases of `data`, score it where the networks are scored, write a run folder."""
-    from covidseg.baseline import ThresholdBaseline
-    from covidseg.data.prepare import prepare
+    from covidseg.data.prepare.run import prepare
+    from covidseg.data.prepare.splits import ALL
     from covidseg.data.protocol import Division
-    from covidseg.data.splits import ALL
-    from covidseg.errors import BadInput
-    from covidseg.evaluation import evaluate_cases, write_results
-    from covidseg.runs import RunFolder, run_dir
-    from covidseg.slices import keeping_slices
-    from covidseg.structures import Task
+    from covidseg.evaluation.baseline import ThresholdBaseline
+    from covidseg.evaluation.cases import evaluate_cases
+    from covidseg.evaluation.results import write_results
+    from covidseg.evaluation.structures import Task
+    from covidseg.runs.folder import RunFolder, run_dir
+    from covidseg.runs.slices import keeping_slices
+    from covidseg.system.errors import BadInput
 
     task = Task.from_config(cfg.task)
     if len(task.structures) != 1:

@@ -7,7 +7,7 @@ from importlib import import_module
 from omegaconf import DictConfig
 
 from covidseg.cli.app import application
-from covidseg.errors import BadInput
+from covidseg.system.errors import BadInput
 
 SUITES = {"networks": "covidseg.benchmark.networks"}  # modules with run(cfg)
 

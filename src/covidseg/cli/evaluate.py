@@ -3,20 +3,20 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 
 from covidseg.cli.app import application
-from covidseg.errors import BadInput, CovidSegError
-from covidseg.files import read_json
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
+from covidseg.system.errors import BadInput, CovidSegError
+from covidseg.system.files import read_json
+from covidseg.system.terminal import case_progress
 
 MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it was written here, and may be replaced
 
@@ -26,9 +26,10 @@ def main(cfg: DictConfig) -> None:
     """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json."""
     from covidseg.cli.predict import inference_options
     from covidseg.data.sets import annotated, remark
-    from covidseg.evaluation import evaluate_cases, evaluate_masks, implausible, summary_table, write_results
-    from covidseg.segmenter import load
-    from covidseg.structures import Task
+    from covidseg.evaluation.cases import evaluate_cases, evaluate_masks
+    from covidseg.evaluation.results import implausible, summary_table, write_results
+    from covidseg.evaluation.structures import Task
+    from covidseg.inference.segmenter import load
 
     if (cfg.run is None) == (cfg.predictions is None):
         raise BadInput("run", "give a run or a folder of predictions, one of the two", "run=... or predictions=...")
@@ -82,7 +83,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     `folder` (the run's or the masks') holds the output where none was given.
     """
     from covidseg.cli.predict import switch
-    from covidseg.data.prepare import plain, prepare
+    from covidseg.data.prepare.run import plain, prepare
 
     overwrite = switch(cfg, "overwrite")
     home, own = str(cfg.paths.data or "data"), "data" not in cfg
@@ -141,7 +142,7 @@ def _choose(
 
 def _seen(sets: Mapping[str, list], dataset: Any, segmenter: Any, cfg: DictConfig) -> dict[str, list[str]] | None:
     """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
-    from covidseg.evaluation import seen_in_training
+    from covidseg.evaluation.cases import seen_in_training
 
     config = segmenter.config
     training = _training_data(Path(str(cfg.run)), config, str(cfg.paths.data or "data"), dataset)
@@ -217,16 +218,6 @@ def _made_here(metrics: Path) -> bool:
 def _chooses(segmenter: Any) -> bool:
     """Whether the run held cases out to choose its checkpoint by."""
     return segmenter.config["training"]["evaluate"] == "best"
-
-
-@contextmanager
-def case_progress(console: Console, sets: Mapping[str, list]) -> Iterator[Callable[[str], None]]:
-    """A bar of the cases, while a terminal watches."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    bar = bars.add_task("scoring", total=sum(map(len, sets.values())))
-    with bars:
-        yield lambda case: bars.advance(bar)
 
 
 if __name__ == "__main__":

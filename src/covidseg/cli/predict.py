@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from covidseg.cli.app import application
-from covidseg.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
+from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
+from covidseg.system.terminal import shown
 
 
 @application("predict")
 def main(cfg: DictConfig) -> None:
     """Segment every scan at `input`; a scan that is refused does not stop the others."""
-    from covidseg.data.scans import find_scans
-    from covidseg.prediction import FAILURES, OutputFault, Predictor
-    from covidseg.quantify import NOTICE
-    from covidseg.segmenter import load
+    from covidseg.inference.batch import FAILURES, OutputFault, Predictor
+    from covidseg.inference.quantify import NOTICE
+    from covidseg.inference.segmenter import load
+    from covidseg.scans.read import find_scans
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     reading = {key: value for key, value in OmegaConf.to_container(cfg.reading).items() if value is not None}
@@ -96,7 +97,7 @@ def switch(config: DictConfig, key: str, option: str = "") -> bool:
 def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar of the windows of one scan, while a terminal watches."""
     columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     tasks: dict[str, TaskID] = {}
 
     def update(what: str, done: int, total: int) -> None:
@@ -104,7 +105,7 @@ def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None
             tasks[what] = bars.add_task(what, total=total)
         bars.update(tasks[what], completed=done)
 
-    with bars:
+    with shown(bars):
         yield update
 
 

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from covidseg.cli.app import application
 from covidseg.cli.predict import switch
-from covidseg.data import prepare as preparation
-from covidseg.data.building import reason
-from covidseg.data.gate.names import printable
-from covidseg.data.prepare import Outcome
-from covidseg.errors import Interrupted
+from covidseg.data.prepare import run as preparation
+from covidseg.data.prepare.folder import reason
+from covidseg.data.prepare.run import Outcome
+from covidseg.scans.gate.names import printable
+from covidseg.system.errors import Interrupted
 
 
 @application("prepare")

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from covidseg.cli.app import application
-from covidseg.paths import row_folders
+from covidseg.config.paths import row_folders
 
 
 @application("report")

@@ -1,4 +1,4 @@
-"""What each run of the sweeps, and each run made by itself, is doing."""
+"""`python src/status.py`: what each run of the sweeps, and each run made by itself, is doing."""
 
 import time
 from collections import Counter
@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.text import Text
 
 from covidseg.cli.app import application
-from covidseg.data.gate.names import printable
-from covidseg.errors import BadInput
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
+from covidseg.scans.gate.names import printable
 from covidseg.sweep.ledger import is_held, read_ledger
 from covidseg.sweep.rows import State, judged
 from covidseg.sweep.view import describe, table_of
+from covidseg.system.errors import BadInput
 
 _PIPED_WIDTH = 200  # columns where nobody says how wide the reader is
 

@@ -3,13 +3,13 @@
 from omegaconf import DictConfig
 
 from covidseg.cli.app import application
-from covidseg.runs import RunFolder, run_dir
+from covidseg.runs.folder import RunFolder, run_dir
 
 
 @application("train")
 def main(cfg: DictConfig) -> float | None:
     """Returns the validation Dice of the evaluated checkpoint, for a sweeper that looks for the highest."""
-    from covidseg.training import train  # seconds of imports that `--help` and a typo need not wait for
+    from covidseg.training.run import train  # seconds of imports that `--help` and a typo need not wait for
 
     train(cfg)
     return RunFolder(run_dir(cfg)).validation_dice

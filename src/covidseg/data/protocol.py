@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from covidseg.data.datasets import Source
-from covidseg.data.splits import ALL, SIDES
+from covidseg.data.prepare.splits import ALL, SIDES
 from covidseg.data.store import PreparedDataset
-from covidseg.errors import BadInput
+from covidseg.system.errors import BadInput
 
 
 @dataclass(frozen=True)

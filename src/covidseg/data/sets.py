@@ -8,7 +8,7 @@ of all cases.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from covidseg.data.store import PreparedCase, PreparedDataset
-from covidseg.errors import BadInput
+from covidseg.system.errors import BadInput
 
 SETS = ("train", "validation", "test", "external")
 HELD_OUT = ("test", "external")  # what is scored unless others are asked for

@@ -12,12 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from covidseg.data.gate.names import require_case_id
-from covidseg.data.grid import Grid
-from covidseg.data.splits import ALL
-from covidseg.errors import BadInput
-from covidseg.files import MAX_JSON_BYTES, parse_json, read_json, sha256
-from covidseg.readback import NUMBER, mismatch
+from covidseg.data.prepare.grid import Grid
+from covidseg.data.prepare.splits import ALL
+from covidseg.scans.gate.names import require_case_id
+from covidseg.system.errors import BadInput
+from covidseg.system.files import MAX_JSON_BYTES, parse_json, read_json, sha256
+from covidseg.system.readback import NUMBER, mismatch
 
 FORMAT = 1  # of the folder; another one is another folder
 MARKER = ".covidseg-prepared"  # a folder without it is not ours, and nothing in it is touched

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from covidseg.build import instantiate
+from covidseg.config.build import instantiate
 
 
 def network_cost(config: Mapping[str, Any], size_zyx: Sequence[int]) -> tuple[int, int]:

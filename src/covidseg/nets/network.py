@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from covidseg.errors import BadInput
+from covidseg.system.errors import BadInput
 
 Slot = Callable[[int], nn.Module]  # makes a block for so many channels; torch.nn.Identity leaves the slot empty
 

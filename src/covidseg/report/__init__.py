@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from covidseg.evaluation import COLUMNS
-from covidseg.files import write_csv, write_json, write_text
+from covidseg.evaluation.results import COLUMNS
 from covidseg.report import page, pictures, text
 from covidseg.report.collect import TableResults, collect
 from covidseg.report.sections import brief, main_sections, sections
 from covidseg.report.table import Block, blocks, paper_lawbreakers
+from covidseg.system.files import write_csv, write_json, write_text
 
 __all__ = ["TableResults", "collect", "make_report", "print_table", "summary_rows", "write"]
 

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from covidseg.data.splits import ALL
-from covidseg.errors import BadInput
-from covidseg.evaluation import COLUMNS
-from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, run_identity
+from covidseg.data.prepare.splits import ALL
+from covidseg.evaluation.results import COLUMNS
+from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, run_identity
+from covidseg.system.errors import BadInput
 
 STRUCTURES = ("lesion", "lung")
 THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with
@@ -25,7 +26,10 @@ _TEXT = {"case", "patient", "site", "set", "structure", "undefined"}
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, there or only expected. `state` is `finished` where there are scores; `reason` says why not."""
+    """One run folder, there or only expected. `state` is `finished` where there are scores; `reason` says why not.
+
+    `structures`: what the run's task segments, whatever the task is called.
+    """
 
     row: str
     task: str
@@ -33,6 +37,7 @@ class Run:
     fold: int | str | None
     folder: Path
     state: str
+    structures: tuple[str, ...] = ()
     reason: str = ""
     cases: tuple[Mapping[str, Any], ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +102,7 @@ def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
     settings = sorted({key[1:] for key in found}, key=lambda s: (s[0], s[1], -1 if s[2] is None else s[2]))
     settings = settings or [(task, 0, None) for task in STRUCTURES]
     wanted = {(row, *setting) for row in expected for setting in settings} | found.keys()
+    segments = {run.task: run.structures for run in there}
     order = {row: position for position, row in enumerate(rows)}
     return TableResults(
         table=table,
@@ -108,7 +114,7 @@ def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
             for row, values in known["rows"].items()
         },
         runs=tuple(
-            found.get(key) or _missing(runs, *key)
+            found.get(key) or _missing(runs, *key, segments.get(key[1], _by_name(key[1])))
             for key in sorted(wanted, key=lambda k: (order[k[0]], k[1], k[2], -1 if k[3] is None else k[3]))
         ),
         not_scored=not_scored,
@@ -132,29 +138,44 @@ def _run(folder: Path) -> Run | None:
         return None
     run = RunFolder(folder)
     identity = (*folder.parts[-3:-1], *name, folder)
+    structures = _structures(run)
     if not run.has_results:
         status = run.status or {}
         state = str(status.get("state", "waiting"))
         if state in ("running", "finished") and not run.is_locked():  # `finished` is only true with metrics.json
             state = "killed"
-        return Run(*identity, state=state, reason=str(status.get("reason") or _progress(status)))
+        return Run(*identity, state=state, structures=structures, reason=str(status.get("reason") or _progress(status)))
     try:
         cases = tuple(_read_cases(folder / "cases.csv"))
         if (metrics := run.metrics) is None:
             raise ValueError("metrics.json is not that of a run")
         manifest = run.manifest or {}  # a threshold baseline has none
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
-        return Run(*identity, state="damaged", reason=f"its results cannot be read ({type(error).__name__})")
+        unread = f"its results cannot be read ({type(error).__name__})"
+        return Run(*identity, state="damaged", structures=structures, reason=unread)
     if run.asks_for_no_score:
         return Run(*identity, state=NOT_SCORED, metrics=metrics, manifest=manifest)
     if not cases:
-        return Run(*identity, state="failed", reason=UNSCORED)
-    return Run(*identity, state="finished", cases=cases, metrics=metrics, manifest=manifest)
+        return Run(*identity, state="failed", structures=structures, reason=UNSCORED)
+    facts = {"cases": cases, "metrics": metrics, "manifest": manifest}
+    return Run(*identity, state="finished", structures=structures, **facts)
 
 
-def _missing(runs: Path, row: str, task: str, seed: int, fold: int | None) -> Run:
+def _structures(run: RunFolder) -> tuple[str, ...]:
+    """By the run's configuration; a folder without one is taken by the name of its task."""
+    with suppress(BadInput):
+        if (config := run.config) is not None and config.get("task", {}).get("structures"):
+            return tuple(sorted(map(str, config.task.structures)))
+    return _by_name(run.path.parent.name)
+
+
+def _by_name(task: str) -> tuple[str, ...]:
+    return (task,) if task in STRUCTURES else STRUCTURES
+
+
+def _missing(runs: Path, row: str, task: str, seed: int, fold: int | None, structures: tuple[str, ...]) -> Run:
     folder = runs / row / task / (f"seed{seed}" + ("" if fold is None else f"-fold{fold}"))
-    return Run(row, task, seed, fold, folder, state="missing", reason="not started")
+    return Run(row, task, seed, fold, folder, state="missing", structures=structures, reason="not started")
 
 
 def _progress(status: Mapping[str, Any]) -> str:

@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
-from covidseg import figures
-from covidseg.errors import BadInput
+from covidseg.figures import overlays as figures
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, method_runs, scores
-from covidseg.slices import FOLDER, Slice
+from covidseg.runs.slices import FOLDER, Slice
+from covidseg.system.errors import BadInput
 
 _CURVES = ("train/loss", "val/dice")
 
@@ -26,8 +27,7 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
     for block in blocks:
         where = f"{block.structure}, {block.set} set"
         name = (block.set, block.structure)
-        tasks = (block.structure, "joint")
-        own = {method: [run for run in found if run.task in tasks] for method, found in runs.items()}
+        own = {method: [run for run in found if block.structure in run.structures] for method, found in runs.items()}
         means = {method: found for method in own if (found := scores(own[method], *name, "dice"))}
         if means:
             shown = {titles[method]: list(found.values()) for method, found in means.items()}
@@ -56,7 +56,7 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
 
 def _shared_slices(runs: dict[str, list[Run]], block: Block) -> dict[str, dict[str, Slice]]:
     """Case -> method -> slice kept by the method's first run, for cases of the block's set, the most lesion first."""
-    in_set = {case["case"] for own in runs.values() for run in own for case in run.cases if case["set"] == block.set}
+    in_set = {case["case"] for run in chain(*runs.values()) for case in run.cases if case["set"] == block.set}
     found: dict[str, dict[str, Slice]] = {}
     for method, own in runs.items():
         for one in _kept(own[:1], block.structure):
@@ -70,7 +70,7 @@ def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> No
     means = {
         method: sum(found.values()) / len(found)
         for method, own in runs.items()
-        if (found := scores([run for run in own if run.task in ("lesion", "joint")], "test", "lesion", "dice"))
+        if (found := scores([run for run in own if "lesion" in run.structures], "test", "lesion", "dice"))
     }
     for best in sorted(means, key=means.get, reverse=True):
         kept = list(_kept(runs[best]))

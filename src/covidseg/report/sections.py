@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.evaluation.statistics import Summary
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, Line
-from covidseg.statistics import Summary
 
 _NAMES = {"dice": "Dice", "sensitivity": "Sens.", "precision": "Prec."}
 OURS_BREAKS, PAPER_BREAKS = "†", "*"  # beside a number that cannot be right
@@ -93,12 +93,14 @@ def _protocol_notes(blocks: Sequence[Block]) -> list[str]:
 
 
 def _main_cells(line: Line | None) -> list[str]:
+    if line is None:
+        return [ABSENT] * len(_NAMES)
     cells = []
     for position, metric in enumerate(_NAMES):
-        ours = spread(line.metrics.get(metric)) if line and line.runs else "missing" if line else ABSENT
-        if line and line.law and position == 0:
+        ours = spread(line.metrics.get(metric)) if line.runs else "missing"
+        if line.law and position == 0:
             ours += OURS_BREAKS
-        if line and line.paper:
+        if line.paper:
             ours += f" ({line.paper[position]:.3f}{PAPER_BREAKS if line.paper_law and position == 0 else ''})"
         cells.append(ours)
     return cells
@@ -232,7 +234,7 @@ def _number(value: float | None) -> str:
 
 
 def _p(value: float | None) -> str:
-    return ABSENT if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value is not None and value < 0.001 else _number(value)
 
 
 def _scaled(value: float | None, unit: float, letter: str) -> str:

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.evaluation.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
 from covidseg.report.collect import METRICS, SETS, STRUCTURES, Run, TableResults
 from covidseg.report.protocol import protocol
-from covidseg.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
 
 COMPARED = ("dice", "sensitivity", "precision")  # the paper's three; Holm's families are one metric each
 PAPER_SET = "test"  # its tables are about its test set, not about the cases of the other site
 PAPER_ROUNDING = 0.0005  # it prints three digits
-JOINT = " (joint)"  # a row whose network segments lungs and lesions at once
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def blocks(results: TableResults) -> list[Block]:
             lines = tuple(
                 _line(results, method, title, runs, set_name, structure)
                 for method, title, runs in methods
-                if any(run.task in (structure, "joint") for run in runs)
+                if any(structure in run.structures for run in runs)
             )
             compared = _comparisons(results, methods, set_name, structure)
             measured_on = protocol(results.finished, set_name, structure)
@@ -98,18 +97,18 @@ def method_runs(results: TableResults) -> dict[str, list[Run]]:
 
 
 def _methods(results: TableResults) -> Iterator[tuple[str, str, list[Run]]]:
-    """(method, title, runs): a row, and the same row trained for both structures at once where that was run."""
+    """(method, title, runs): a row, with a network for each structure; the same row for each other task of its runs."""
     for row in results.rows:
         own = [run for run in results.runs if run.row == row]
-        separate, joint = ([run for run in own if (run.task == "joint") == wanted] for wanted in (False, True))
+        separate = [run for run in own if run.task in STRUCTURES]
         if separate:
             yield row, results.titles[row], separate
-        if joint:
-            yield row + JOINT, results.titles[row] + JOINT, joint
+        for task in sorted({run.task for run in own} - set(STRUCTURES)):
+            yield f"{row} ({task})", f"{results.titles[row]} ({task})", [run for run in own if run.task == task]
 
 
 def _line(results: TableResults, method: str, title: str, runs: list[Run], set_name: str, structure: str) -> Line:
-    wanted = [run for run in runs if run.task in (structure, "joint")]
+    wanted = [run for run in runs if structure in run.structures]
     finished = [run for run in wanted if run.state == "finished"]
     cases = list(_cases(finished, set_name, structure))
     patients = {case["case"]: case["patient"] for case in cases}
@@ -155,7 +154,7 @@ def _comparisons(
     results: TableResults, methods: list[tuple[str, str, list[Run]]], set_name: str, structure: str
 ) -> dict[str, tuple[Comparison, ...]]:
     runs = {
-        method: [run for run in own if run.state == "finished" and run.task in (structure, "joint")]
+        method: [run for run in own if run.state == "finished" and structure in run.structures]
         for method, _, own in methods
     }
     patient_of = {case["case"]: case["patient"] for own in runs.values() for case in _cases(own, set_name, structure)}

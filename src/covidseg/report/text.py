@@ -7,7 +7,7 @@ from typing import Any
 
 from covidseg.report.collect import METRICS
 from covidseg.report.sections import Section
-from covidseg.report.table import Block
+from covidseg.report.table import Block, Line
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -54,13 +54,19 @@ def csv_rows(blocks: Sequence[Block]) -> list[dict[str, Any]]:
     for line in (line for block in blocks for line in block.lines):
         values = {name: value for name, value in asdict(line).items() if name in CSV_COLUMNS}
         values["seeds"] = " ".join(map(str, line.seeds))
-        values["state"] = "finished" if line.runs == line.expected_runs else "missing" if not line.runs else "partial"
+        values["state"] = _state(line)
         values |= dict(zip(("paper_dice", "paper_sensitivity", "paper_precision"), line.paper or (), strict=False))
         for metric, summary in line.metrics.items():
             for part in ("n", "mean", "sd", "median", "low", "high"):
                 values[f"{metric}_{part}"] = getattr(summary, part)
         rows.append(values)
     return rows
+
+
+def _state(line: Line) -> str:
+    if line.runs == line.expected_runs:
+        return "finished"
+    return "partial" if line.runs else "missing"
 
 
 def _md(text: str) -> str:

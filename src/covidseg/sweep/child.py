@@ -115,7 +115,7 @@ def last_line(log: Path, start: int = 0) -> str:
         text = stream.read().decode(errors="replace")
         lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        return errors[-1].removeprefix("error: ") if errors else (lines[-1] if lines else "")
+        return (["", *lines, *errors][-1]).removeprefix("error: ")
     return ""
 
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from covidseg.data.prepare import division
-from covidseg.errors import CovidSegError, EnvironmentFault
+from covidseg.data.prepare.run import division
+from covidseg.system.errors import CovidSegError, EnvironmentFault
 
 
 def main() -> None:

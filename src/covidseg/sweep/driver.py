@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from covidseg.errors import CovidSegError, Interrupted
-from covidseg.files import write_json
-from covidseg.runs import UNSCORED
+from covidseg.runs.folder import UNSCORED
 from covidseg.sweep.ledger import Ledger
 from covidseg.sweep.rows import Row, State
 from covidseg.sweep.view import View
+from covidseg.system.errors import CovidSegError, Interrupted
+from covidseg.system.files import write_json
 
 _POLL = 0.2  # seconds
 _LOOK_ELSEWHERE = 3.0  # seconds between looks at the lock of a run that another process holds

@@ -12,11 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from covidseg.errors import BadInput, EnvironmentFault
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import best_order, makespan
 from covidseg.sweep.view import duration
+from covidseg.system.errors import BadInput, EnvironmentFault
 
 _BYTES_PER_PARAMETER = 3 * 4  # a checkpoint holds the weights and Adam's two moments, in single precision
 _CHECKPOINTS = 4  # last, the one before it, best, and one that is being written

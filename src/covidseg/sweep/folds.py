@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from covidseg.errors import BadInput, CovidSegError, EnvironmentFault
+from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 
 Job = tuple[list[str], DictConfig]
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from covidseg.errors import BadInput, CovidSegError
-from covidseg.paths import row_folders
-from covidseg.runs import NOT_SCORED
+from covidseg.config.paths import row_folders
+from covidseg.runs.folder import NOT_SCORED
 from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
 from covidseg.sweep.estimate import check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
@@ -23,6 +22,7 @@ from covidseg.sweep.ledger import Ledger
 from covidseg.sweep.rows import CLASH, Row, State
 from covidseg.sweep.schedule import best_order
 from covidseg.sweep.view import View
+from covidseg.system.errors import BadInput, CovidSegError
 
 
 def plan(jobs: Sequence[tuple[list[str], DictConfig]]) -> list[Row]:

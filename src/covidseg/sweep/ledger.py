@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from covidseg.errors import BadInput
-from covidseg.files import read_json, write_json
-from covidseg.locks import is_locked, locked
-from covidseg.readback import mismatch
 from covidseg.sweep.rows import Row, State
+from covidseg.system.errors import BadInput
+from covidseg.system.files import read_json, write_json
+from covidseg.system.locks import is_locked, locked
+from covidseg.system.readback import mismatch
 
 _LEDGER = {
     "sweep": re.compile(r"[A-Za-z0-9._-]+"),

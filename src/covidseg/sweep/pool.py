@@ -4,10 +4,10 @@ import os
 import time
 from collections.abc import Sequence
 
-from covidseg.errors import BadInput
 from covidseg.sweep.child import Child, environment, program
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import Devices
+from covidseg.system.errors import BadInput
 
 
 class LocalPool:
@@ -115,7 +115,9 @@ def _cpu_slots() -> int:
 def _listed(asked: object) -> list[str]:
     if asked in ("auto", "", None):
         return []
-    parts = asked.split(",") if isinstance(asked, str) else asked if not isinstance(asked, int) else [asked]
+    if isinstance(asked, int):
+        return [str(asked)]
+    parts = asked.split(",") if isinstance(asked, str) else asked
     return [str(part).strip() for part in parts if str(part).strip()]
 
 

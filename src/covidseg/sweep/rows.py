@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from covidseg.errors import BadInput
-from covidseg.runs import NOT_SCORED, UNSCORED, RunFolder, asked_resources, config_hash, run_dir
+from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, asked_resources, config_hash, run_dir
+from covidseg.system.errors import BadInput
 
 # How a run was started is no part of the run: a row's config, and so its hash, is that of the same single run.
 _NOT_THE_RUNS = ("hydra", "hydra/", "hydra.", "launcher", "sweep")

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from covidseg.errors import BadInput, EnvironmentFault
 from covidseg.sweep.child import environment, last_line, program
 from covidseg.sweep.rows import Row, State
+from covidseg.system.errors import BadInput, EnvironmentFault
 
 _ANSWER_SECONDS = 60  # for one call of sbatch, squeue, scontrol or scancel
 _LOOKS_TO_BE_SURE = 2  # a job has to be missing from the queue so often

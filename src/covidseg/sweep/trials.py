@@ -7,7 +7,7 @@ from statistics import mean
 
 from omegaconf import DictConfig
 
-from covidseg.runs import RunFolder, model_name, run_dir
+from covidseg.runs.folder import RunFolder, model_name, run_dir
 from covidseg.sweep.folds import Job, names_fold, without_fold
 from covidseg.sweep.rows import starts_the_run
 
@@ -36,7 +36,8 @@ def scores(jobs: Sequence[Job], made: Sequence[Job]) -> list[float | None]:
 
 
 def _named(overrides: list[str], cfg: DictConfig, given: Collection[str]) -> Job:
-    chosen = [own for own in overrides if own not in given and not starts_the_run(own) and not _is_in_the_path(own)]
+    beyond = [own for own in overrides if own not in given]
+    chosen = [own for own in beyond if not (starts_the_run(own) or _is_in_the_path(own))]
     if not chosen:
         return overrides, cfg
     told = [re.sub(r"[^A-Za-z0-9._]+", "-", override.lstrip("+")).strip("-") for override in chosen]

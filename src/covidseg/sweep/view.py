@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from covidseg.runs import RunFolder
+from covidseg.runs.folder import RunFolder
 from covidseg.sweep.rows import Row, State
 
 _STYLE = {
@@ -103,8 +103,9 @@ def describe(
     if state is State.DONE:
         return reason or dice_of(folder)
     if state in (State.RUNNING, State.ELSEWHERE):
-        place = [f"on {','.join(placed_on)}"] if placed_on else [reason] if reason else []
-        return ", ".join(place + _progress(folder.status or {}, max_steps, patches_per_step))
+        place = f"on {','.join(placed_on)}" if placed_on else reason
+        parts = [place, *_progress(folder.status or {}, max_steps, patches_per_step)]
+        return ", ".join(filter(None, parts))
     if state is State.INTERRUPTED:
         return reason
     if state is State.WAITING and (step := (folder.status or {}).get("step")):

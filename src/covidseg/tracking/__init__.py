@@ -20,11 +20,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from covidseg.checkpoints import weights_alone
-from covidseg.errors import BadInput, CovidSegError
-from covidseg.files import read_json, write_json
-from covidseg.readback import require_shape
-from covidseg.scrub import scrub_text, scrubbed
+from covidseg.runs.checkpoints import weights_alone
+from covidseg.system.errors import BadInput, CovidSegError
+from covidseg.system.files import read_json, write_json
+from covidseg.system.readback import require_shape
+from covidseg.system.scrub import scrub_text, scrubbed
 from covidseg.tracking.callback import SaveCurves, ValidationOverlays
 from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.wandb_run import WandbTracker, sync_command
@@ -63,8 +63,13 @@ def callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """What goes into the Trainer with `make_loggers`."""
     if cfg.logger.backend != "wandb":
         return [SaveCurves()]
-    classes = {1: "lung", 2: "lesion"} if cfg.task.name == "joint" else {1: str(cfg.task.name)}
-    return [SaveCurves(), ValidationOverlays(cfg.logger.overlays, classes)]
+    return [SaveCurves(), ValidationOverlays(cfg.logger.overlays, class_names(cfg.task.structures))]
+
+
+def class_names(structures: Mapping[str, Any]) -> dict[int, str]:
+    """Class -> the smallest of the structures that it is a part of."""
+    largest_first = sorted(structures.items(), key=lambda item: -len(item[1]["channels"]))
+    return {int(channel): str(name) for name, part in largest_first for channel in part["channels"]}
 
 
 def log_manifest(loggers: Sequence[Logger], manifest: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from covidseg.files import write_csv
+from covidseg.system.files import write_csv
 from covidseg.tracking.guard import Guarded, guarded
 
 FLUSH_SECONDS = 10.0

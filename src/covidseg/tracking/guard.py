@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
-from covidseg.scrub import scrub_text
+from covidseg.system.scrub import scrub_text
 
 
 class Guarded:

@@ -231,7 +231,9 @@ def chosen_mode(mode: str) -> str:
     """online, offline or disabled: WANDB_MODE wins, and without a key `auto` and `online` mean offline."""
     if asked := os.environ.get("WANDB_MODE"):
         mode = asked if asked in ("offline", "disabled") else mode
-    return "offline" if mode in ("auto", "online") and not has_key() else ("online" if mode == "auto" else mode)
+    if mode not in ("auto", "online"):
+        return mode
+    return "online" if has_key() else "offline"
 
 
 def has_key() -> bool:

@@ -87,8 +87,8 @@ class _SweepLauncher(Launcher):
         ]
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        from covidseg.options import refuse_unknown
-        from covidseg.paths import CONF
+        from covidseg.config.options import refuse_unknown
+        from covidseg.config.paths import CONF
 
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         if {"provider": "main", "path": str(CONF), "schema": "file"} in self.config.hydra.runtime.config_sources:
@@ -102,8 +102,8 @@ class _SweepLauncher(Launcher):
 
 def _mask_secrets(record: Path) -> None:
     """In what Hydra's sweeper wrote down of the command before it called the launcher."""
-    from covidseg.files import write_text
-    from covidseg.scrub import without_secrets
+    from covidseg.system.files import write_text
+    from covidseg.system.scrub import without_secrets
 
     if record.is_file():
         write_text(record, without_secrets(record.read_text(encoding="utf-8")))

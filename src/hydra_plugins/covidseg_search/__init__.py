@@ -13,7 +13,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from covidseg.paths import EXPERIMENTS, own_configuration
+from covidseg.config.paths import EXPERIMENTS, own_configuration
 
 
 class ExperimentsSource(FileConfigSource):

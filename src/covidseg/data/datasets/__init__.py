@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from covidseg.data.gate.assume import Assume
-from covidseg.data.gate.detached import voxel_path
-from covidseg.data.gate.names import kind, listing, opened, printable, shown
 from covidseg.data.store import LABELS
-from covidseg.errors import BadInput
+from covidseg.scans.gate.assume import Assume
+from covidseg.scans.gate.detached import voxel_path
+from covidseg.scans.gate.names import kind, listing, opened, printable, shown
+from covidseg.system.errors import BadInput
 
 ASSUME = "data.source.assume"  # where a user vouches for what files do not say
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
@@ -126,7 +126,10 @@ def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
             others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)
-    voxels = {part for paths in found.values() for path in paths for part in parts(path)} if others else set()
+    if not others:
+        return found, 0
+    paths = [path for several in found.values() for path in several]
+    voxels = {part for path in paths for part in parts(path)}
     return found, len(others - voxels)
 
 

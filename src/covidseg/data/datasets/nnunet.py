@@ -6,8 +6,8 @@ from typing import Any
 
 from covidseg.data.datasets import ASSUME, Listing, Mask, Source, assumed, case_id, entries, existing_folder, label_map
 from covidseg.data.store import LABELS
-from covidseg.errors import BadInput
-from covidseg.files import read_json
+from covidseg.system.errors import BadInput
+from covidseg.system.files import read_json
 
 CHANNEL = "_0000"
 NAMES = {value: name for name, value in LABELS.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from covidseg.data.datasets import Listing
 from covidseg.data.datasets.folder import Folder
-from covidseg.data.phantom import phantom_hash, write_phantoms
+from covidseg.phantom import phantom_hash, write_phantoms
 
 
 class Phantoms:

@@ -1,0 +1,1 @@
+"""Where the YAML lies and what may be made of it."""

@@ -1,0 +1,1 @@
+"""Raw scans and masks -> a prepared folder."""

@@ -1,0 +1,1 @@
+"""What is measured, on which cases, and how sure it is."""

@@ -1,0 +1,162 @@
+"""A trained run, ready for scans: `covidseg.load("runs/...").predict("scan.nii.gz")`.
+
+Everything a network needs is read from its run folder: what it is, how its input is made, which weights were scored.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from covidseg.config.build import instantiate
+from covidseg.data.prepare.grid import Grid
+from covidseg.evaluation.structures import Task
+from covidseg.inference.window import Progress, WindowInferer, precision_on, segment_case
+from covidseg.runs.checkpoints import checkpoint_name, load_checkpoint
+from covidseg.runs.folder import RunFolder
+from covidseg.system.errors import BadInput
+from covidseg.system.files import sha256
+from covidseg.system.readback import NUMBER, mismatch
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+    from covidseg.data.store import PreparedCase
+    from covidseg.scans.read import Scan
+
+_PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
+MIN_SPACING_MM = 0.05  # finer is no CT, and one scan would fill the memory
+MAX_WINDOW = 1 << 30  # voxels
+_NEEDED = {
+    "task": {
+        "name": str,
+        "out_channels": int,
+        "label_to_target": [int],
+        "structures": {...: {"channels": [int], "labels": [int], "tolerance_mm": NUMBER}},
+    },
+    "model": {"_target_": str},
+    "data": {"spacing_zyx": [NUMBER, NUMBER, NUMBER], "window": [NUMBER, NUMBER]},
+    "inference": {"roi_zyx?": [int, int, int]},
+    "training": {"evaluate": {"last", "best"}},
+}
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A network with its weights, on its device, and what was fixed when it was trained."""
+
+    network: nn.Module
+    task: Task
+    config: Mapping[str, Any]  # the run's config.yaml, as plain containers
+    spacing_zyx: tuple[float, float, float]  # mm, of the images it was trained on
+    window: tuple[float, float]  # HU that were scaled to [0, 1]
+    inferer: WindowInferer
+    name: str  # of the run: <table>/<row>/<task>/seed<k>
+    checkpoint_sha256: str
+
+    def segment(self, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
+        """Class map of a scan that `read_scan` gave, uint8 (z, y, x) on its own grid.
+
+        `progress` gets (windows done, windows in all).
+        """
+        grid = Grid.plan(scan.voxels, scan.geometry, self.spacing_zyx)
+        self.inferer.progress = progress
+        return segment_case(self.network, grid.image(scan.voxels), grid, self.task, self.window, self.inferer)
+
+    def segment_prepared(self, case: "PreparedCase") -> np.ndarray:
+        """Class map of a prepared case on its scan's own grid. The case must have been prepared at `spacing_zyx`."""
+        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
+
+    def predict(self, path: Path | str, **options: Any) -> "SimpleITK.Image":
+        """Label image on the grid of the scan at `path`, any format that `read_scan` takes; `options` go to it.
+
+        Values: 1 is the task's structure; with the joint task 1 is lesion-free lung and 2 lesion.
+        """
+        from covidseg.scans.read import read_scan, to_sitk
+
+        scan = read_scan(path, **options)
+        return to_sitk(self.segment(scan), scan.geometry)
+
+
+def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **inference: Any) -> Segmenter:
+    """The network of a run folder.
+
+    `checkpoint`: "last", "best" (highest validation Dice), or "auto": the one whose scores stand in the run's table
+    (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `inference`: what is to differ from the run's
+    own sliding window (`roi_zyx`, `overlap`, `batch_size`), and `precision`: "float32", "bfloat16", or "auto" for
+    bfloat16 on GPUs that compute in it.
+
+    Raises `BadInput` for a folder that is no run, for a checkpoint that is missing, damaged, not the configuration's or
+    not finite, and for a configuration that names anything but this suite's own classes. Nothing from the folder is
+    executed.
+    """
+    folder = RunFolder(run)
+    what = f"run={folder}"
+    config = _plain_config(folder)
+    if wrong := mismatch(config, _NEEDED):
+        raise BadInput(what, f"config.yaml is not that of a run ({wrong})", "train it again")
+    task = Task.from_config(config["task"])
+    spacing, window = tuple(config["data"]["spacing_zyx"]), tuple(config["data"]["window"])
+    if min(spacing) < MIN_SPACING_MM or window[0] >= window[1]:
+        raise BadInput(what, f"was not trained at {spacing} mm, in a window of {window} HU", "restore its config.yaml")
+    options = {**config["inference"], **inference}
+    roi = options.get("roi_zyx")
+    if roi is not None and not 0 < math.prod(max(n, 0) for n in roi) <= MAX_WINDOW:
+        raise BadInput(what, f"its window of {roi} voxels is none that a machine can hold", "give inference.roi_zyx")
+    network, digest = _restored(config["model"], folder, config["training"]["evaluate"], checkpoint)
+
+    where = _device(device)
+    options["precision"] = precision_on(where, options.get("precision", "auto"))  # a manifest names the resolved one
+    try:
+        inferer = WindowInferer(**options)
+    except (TypeError, ValueError) as error:
+        raise BadInput("inference", str(error)) from error
+    network = network.to(where, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"device={name}", "cannot be used on this machine", "auto, cpu, cuda or cuda:<number>"
+        ) from error
+
+
+def _plain_config(folder: RunFolder) -> dict[str, Any]:
+    """The run's configuration, which is saved resolved."""
+    if (config := folder.config) is None:
+        raise BadInput(f"run={folder}", "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
+    return OmegaConf.to_container(config)
+
+
+def _restored(model: Mapping[str, Any], folder: RunFolder, scored: str, checkpoint: str) -> tuple[nn.Module, str]:
+    """The network with the weights of a checkpoint, and the sha256 of that file.
+
+    The network is first made without memory: one that does not fit the weights, as of a width of a million, never is.
+    """
+    wanted = scored if checkpoint == "auto" else checkpoint
+    if wanted not in ("last", "best"):
+        raise BadInput(f"checkpoint={wanted}", "there is no such choice", "auto, last or best")
+    path = folder.checkpoints / checkpoint_name(wanted)
+    with torch.device("meta"):
+        outline = instantiate(model, "model")
+    state = load_checkpoint(path)["state_dict"]
+    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    expected = outline.state_dict()
+    shapes, found = ({name: one.shape for name, one in part.items()} for part in (expected, weights))
+    if odd := [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]:
+        wrong = f"does not fit the network of config.yaml: {', '.join(sorted(odd)[:3])}"
+        raise BadInput(path.name, wrong, "checkpoint and config.yaml must come from one run")
+    network = instantiate(model, "model")
+    network.load_state_dict(weights)
+    return network, sha256(path)

@@ -1,0 +1,1 @@
+"""Scans and masks as they lie on disk."""

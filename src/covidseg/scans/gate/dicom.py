@@ -1,0 +1,114 @@
+"""A folder of DICOM files -> one CT volume, when the files are exactly the slices of one series.
+
+Series readers return the first series they find, drop what they cannot read, close gaps by stretching the spacing and
+ignore gantry tilt. Here every file is accounted for: a slice of the series, ignored for a stated reason, or an error.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from covidseg.scans.gate.assume import Assume
+from covidseg.scans.gate.dicom_file import CT_IMAGE, ENHANCED_CT, DicomFile, hounsfield, parse
+from covidseg.scans.gate.dicom_stack import arrange, require_ct_slice, thickness_of
+from covidseg.scans.gate.grids import Volume
+from covidseg.scans.gate.names import is_litter, kind, listing, shown
+from covidseg.system.errors import BadInput
+
+_OTHER_CLASSES = {
+    "1.2.840.10008.1.3.10": "DICOMDIR",
+    "1.2.840.10008.5.1.4.1.1.4": "MR image",
+    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.88.67": "dose report",
+    "1.2.840.10008.5.1.4.1.1.128": "PET image",
+    "1.2.840.10008.5.1.4.1.1.481.3": "RT structure set",
+}
+_LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW"}
+_FOREIGN = (
+    ".txt", ".md", ".json", ".xml", ".csv", ".html", ".htm", ".pdf", ".jpg", ".jpeg", ".png", ".log", ".ini", ".inf",
+)  # fmt: skip
+
+
+def read(folder: Path, assume: Assume, series_uid: str | None, recursive: bool) -> Volume:
+    """The CT series in `folder`; `BadInput` names the file or the gap that keeps it from being one volume.
+
+    `series_uid` chooses among several series; `recursive` searches sub-folders too.
+    """
+    what = shown(folder)
+    files, ignored = _collect(folder, recursive)
+    slices = _choose(what, files, ignored, series_uid)
+    for file in slices:
+        require_ct_slice(file)
+    places, geometry, notes = arrange(what, slices, assume)
+    stored = np.empty(geometry.shape_zyx, np.float32)
+    dropped = 0
+    for index, (first, *copies) in enumerate(places):
+        stored[index] = hounsfield(first)
+        for copy in copies:
+            if not np.array_equal(stored[index], hounsfield(copy)):
+                wrong = f"{first.what} and {copy.what} show different images of one place"
+                raise BadInput(what, wrong, "separate the phases")
+            dropped += 1
+    notes += [f"{count} {name}(s) ignored" for name, count in sorted(ignored.items())]
+    notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
+    return Volume(stored, geometry, notes=notes, thickness_mm=thickness_of(slices[0]))
+
+
+def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:
+    """(CT images, what else was there). A file that should be DICOM and is not cannot be passed over in silence."""
+    files, ignored = [], Counter()
+    for path in _walk(folder, recursive, ignored):
+        if path.name.lower().endswith(_FOREIGN):
+            ignored["other file"] += 1
+            continue
+        file = parse(path)
+        if file is None:
+            raise BadInput(shown(path), "unreadable: it is no DICOM file", "copy it again, or move it elsewhere")
+        sop_class = file.text("SOPClassUID", default=file.text("MediaStorageSOPClassUID", default="") or None)
+        if sop_class not in (CT_IMAGE, ENHANCED_CT):
+            ignored[_OTHER_CLASSES.get(sop_class, "other DICOM object")] += 1
+        elif _LOCALIZERS & set(file.text("ImageType", default="").upper().split("\\")):
+            ignored["localizer image"] += 1
+        else:
+            files.append(file)
+    return files, ignored
+
+
+def _walk(folder: Path, recursive: bool, ignored: Counter) -> Iterator[Path]:
+    for path in listing(folder):
+        if is_litter(path.name):
+            ignored["hidden file"] += 1
+        elif kind(path) == "file":
+            yield path
+        elif recursive and not path.is_symlink():  # a link may lead round in a circle
+            yield from _walk(path, recursive, ignored)
+        else:
+            ignored["sub-folder"] += 1
+
+
+def _choose(what: str, files: list[DicomFile], ignored: Counter, series_uid: str | None) -> list[DicomFile]:
+    series: dict[str, list[DicomFile]] = {}
+    for file in files:
+        series.setdefault(file.text("SeriesInstanceUID"), []).append(file)
+    if not series:
+        found = ", ".join(f"{count} {name}(s)" for name, count in sorted(ignored.items())) or "nothing"
+        deeper = ignored["sub-folder"]
+        remedy = "give the folder of a CT series"
+        remedy += " (predict.py looks into sub-folders with reading.recursive=true)" if deeper else ""
+        raise BadInput(what, f"holds no CT series, only {found}", remedy)
+    table = "; ".join(f"{uid}: {_summary(members)}" for uid, members in sorted(series.items()))
+    if series_uid is not None and series_uid not in series:
+        raise BadInput(what, f"holds no series {series_uid}", f"choose from {table}")
+    if series_uid is None and len(series) > 1:
+        remedy = "leave one in the folder (predict.py chooses with reading.series_uid=...)"
+        raise BadInput(what, f"holds {len(series)} CT series ({table})", remedy)
+    return series[series_uid or next(iter(series))]
+
+
+def _summary(members: list[DicomFile]) -> str:
+    first = members[0]
+    size = f"{first.text('Columns', '?')} x {first.text('Rows', '?')}"
+    return f"{len(members)} images of {size}, {first.text('SliceThickness', '?')[:8]} mm thick"

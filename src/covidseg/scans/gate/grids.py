@@ -1,0 +1,101 @@
+"""From the numbers of a header to a `Geometry`, when they describe a chest CT that can exist."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from covidseg.scans.gate.assume import AXES, Assume
+from covidseg.scans.geometry import Geometry
+from covidseg.system.errors import BadInput
+
+TOLERANCE_VOXELS = 0.1  # two grids are one when no corner lies further apart than this
+_SPACING_MM = (0.2, 10.0)
+_MAX_EXTENT_MM = 1000.0
+_SMALL_EXTENT_MM = 50.0
+_MAX_SHEAR = 1e-5  # cosine between two axes; single precision leaves 1e-7
+
+
+@dataclass
+class Volume:
+    """A file as the gate has read it: `stored` (z, y, x) numbers, of which value = slope * stored + intercept."""
+
+    stored: np.ndarray
+    geometry: Geometry
+    slope: float = 1.0
+    intercept: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    thickness_mm: float | None = None  # of a slice; None: the file does not say it
+
+
+def require_shape(what: str, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """(z, y, x) from header sizes in x, y, z, ... order; trailing axes of length 1 are dropped."""
+    sizes = list(sizes)
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) != 3 or min(sizes) < 1:
+        found = " x ".join(map(str, sizes)) or "no axes"
+        raise BadInput(what, f"needs one 3-D scalar volume, holds {found}", "export a single volume")
+    return tuple(int(n) for n in reversed(sizes))
+
+
+def require_spacing(what: str, spacing_xyz: Sequence[float]) -> np.ndarray:
+    """Three spacings from 0.2 to 10 mm; what lies outside is in another unit, or not measured at all."""
+    spacing, (low, high) = np.asarray(spacing_xyz, float), _SPACING_MM
+    if spacing.shape != (3,) or not ((spacing >= low * (1 - 1e-6)) & (spacing <= high * (1 + 1e-6))).all():
+        found = " x ".join(f"{mm:g}" for mm in spacing)
+        raise BadInput(what, f"voxels of {found} mm, CT has {low:g} to {high:g} mm", "check the units of its spacing")
+    return spacing
+
+
+def assumed_direction(what: str, assume: Assume) -> np.ndarray:
+    """(3, 3) direction for a file without an orientation, as the user vouches for it."""
+    if assume.orientation is None:
+        remedy = assume.or_say("export it from the source again", "orientation=LPS, or what it is, if you know it")
+        raise BadInput(what, "says nothing about orientation", remedy)
+    direction = np.zeros((3, 3))
+    for axis, letter in enumerate(assume.orientation):
+        row, sign = AXES[letter]
+        direction[row, axis] = sign
+    return direction
+
+
+def believable(what: str, shape_zyx: tuple[int, int, int], direction, spacing_xyz, origin_xyz) -> Geometry:
+    """The geometry of a direction (3, 3) in LPS, spacing and origin in mm, or `BadInput`.
+
+    Spacing as above, at most one metre across, axes of unit length at right angles to 1e-5.
+    """
+    direction, origin = np.asarray(direction, float), np.asarray(origin_xyz, float)
+    if not (np.isfinite(direction).all() and np.isfinite(origin).all()):
+        raise BadInput(what, "its geometry holds NaN or infinity", "convert it from the source again")
+    spacing = require_spacing(what, spacing_xyz)
+    extent = (spacing * shape_zyx[::-1]).max()
+    if extent > _MAX_EXTENT_MM:
+        raise BadInput(
+            what, f"is {extent:.0f} mm long, a chest CT at most {_MAX_EXTENT_MM:.0f} mm", "check its spacing"
+        )
+    shear = np.abs(direction.T @ direction - np.eye(3)).max()
+    if shear > _MAX_SHEAR:
+        raise BadInput(what, f"its axes are sheared by {shear:.2g} (gantry tilt?)", "resample it to right angles")
+    return Geometry(shape_zyx, tuple(spacing[::-1]), tuple(origin), tuple(direction.ravel()))
+
+
+def believable_steps(what: str, shape_zyx: tuple[int, int, int], step: np.ndarray, origin_xyz) -> Geometry:
+    """`believable` for formats that store direction times spacing: column i is the step in mm along index axis i."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        spacing = np.linalg.norm(step, axis=0)
+    require_spacing(what, spacing)
+    return believable(what, shape_zyx, step / spacing, spacing, origin_xyz)
+
+
+def apart(a: Geometry, b: Geometry) -> bool:
+    """Whether two grids differ by more than the tolerance, at the corner where they differ most."""
+    return not a.displacement_mm(b) <= TOLERANCE_VOXELS * min(a.spacing_zyx)
+
+
+def smallness_note(geometry: Geometry) -> list[str]:
+    """A word about volumes that are too narrow for a chest: crops are welcome, but seldom meant."""
+    widths = sorted(n * mm for n, mm in zip(geometry.shape_zyx, geometry.spacing_zyx, strict=True))
+    narrow = widths[1] < _SMALL_EXTENT_MM and not math.isclose(widths[1], _SMALL_EXTENT_MM)
+    return [f"only {widths[2]:.0f} x {widths[1]:.0f} mm wide: a crop?"] if narrow else []

@@ -1,0 +1,171 @@
+"""Scans in, masks out: the only module of the suite that meets files of scanners and viewers.
+
+Reading goes through the input gate (`covidseg.scans.gate`), which refuses with one line what is damaged, ambiguous or
+no CT in Hounsfield units. Arrays are (z, y, x) in the order of the file; `Geometry` says where they lie.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from covidseg.scans.gate import dicom, metaimage, nifti, nrrd
+from covidseg.scans.gate.assume import Assume
+from covidseg.scans.gate.finding import ScanSource, ScanSources, find
+from covidseg.scans.gate.grids import Volume, apart, smallness_note
+from covidseg.scans.gate.names import kind, refuse_sibling, require_text, shown, suffix_of
+from covidseg.scans.gate.values import to_hu, to_labels
+from covidseg.scans.geometry import Geometry
+from covidseg.system.errors import BadInput, EnvironmentFault
+from covidseg.system.files import atomic_path
+
+__all__ = ["Scan", "ScanSource", "ScanSources", "find_scans", "read_mask", "read_scan", "to_sitk", "write_mask"]
+
+_READERS = {
+    ".nii.gz": nifti.read, ".nii": nifti.read, ".mha": metaimage.read, ".mhd": metaimage.read,
+    ".nrrd": nrrd.read, ".nhdr": nrrd.read,
+}  # fmt: skip
+_WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A CT: `voxels` int16 HU (z, y, x) in [-1024, 3071], where they lie, and what was done or seen while reading."""
+
+    voxels: np.ndarray
+    geometry: Geometry
+    notes: tuple[str, ...]
+    source: str  # the name of the file or folder, without its path
+    thickness_mm: float | None = None  # of a slice, where the file says it: less than they lie apart leaves gaps
+
+
+def read_scan(
+    path: Path | str,
+    *,
+    assume: Mapping[str, Any] | None = None,
+    series_uid: str | None = None,
+    recursive: bool = False,
+    option: str = "reading.assume",
+) -> Scan:
+    """Read a CT from a NIfTI, MetaImage or NRRD file or from a folder of DICOM slices.
+
+    `assume` holds what the user vouches for where the file does not say it (see `gate.assume.Assume`); `series_uid` and
+    `recursive` choose among DICOM files; `option` is where `assume` is configured, for the remedies. Raises `BadInput`
+    or `EnvironmentFault`, with the name of the file at fault.
+    """
+    assumed, what = Assume.of(assume, option), shown(path)
+    if kind(path) == "folder":
+        volume = dicom.read(Path(path), assumed, series_uid, recursive)
+    elif series_uid is not None:
+        raise BadInput(what, "is a file, and series_uid chooses within a DICOM folder", "drop series_uid")
+    else:
+        volume = _read_volume(Path(path), assumed)
+    voxels, notes = to_hu(volume, what, assumed)
+    notes = (*volume.notes, *smallness_note(volume.geometry), *notes)
+    return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm)
+
+
+def find_scans(path: Path | str, recursive: bool = False) -> ScanSources:
+    """The scans at `path`: one file, one DICOM folder, or a folder of either (of folders of them with `recursive`).
+
+    Hidden files are passed over and counted. Raises `BadInput` when there is none, or two with one id.
+    """
+    return find(path, recursive)
+
+
+def read_mask(
+    path: Path | str,
+    geometry: Geometry,
+    *,
+    labels: Mapping[int, int] | None = None,
+    assume: Mapping[str, Any] | None = None,
+    option: str = "",
+    mapped_by: str = "",
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(uint8 (z, y, x), notes): the labels of a NIfTI, MetaImage or NRRD file that lies on `geometry`.
+
+    `labels` maps stored values to labels, with 0 always background; None means {1: 1}. `BadInput` for any other value,
+    for a fraction, and when a corner lies more than 0.1 voxel from that of `geometry`. Only `orientation` of `assume`
+    bears on a mask. `option` is where `assume` is configured, and `mapped_by` the override that gives a VALUE a
+    meaning: the remedies name them.
+    """
+    what = shown(path)
+    volume = _read_volume(Path(path), Assume.of(assume, option))
+    _require_grid(what, volume.geometry, geometry)
+    mask, notes = to_labels(volume, what, {0: 0, **({1: 1} if labels is None else labels)}, mapped_by)
+    return mask, (*volume.notes, *notes)
+
+
+def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry, *, overwrite: bool = False) -> None:
+    """Write uint8 labels (z, y, x) on `geometry` as .nii.gz, .nii, .mha or .nrrd, whole or not at all.
+
+    The file is read back through the gate and compared before it takes its name. It holds labels and geometry only.
+    Raises `BadInput` for a name that cannot be used, and `EnvironmentFault` when the disk did not keep it.
+    """
+    suffix = _require_writable(require_text(path), overwrite)
+    if mask.dtype != np.uint8 or mask.shape != geometry.shape_zyx:
+        raise ValueError(f"expected uint8 {geometry.shape_zyx}, got {mask.dtype} {mask.shape}")
+    with atomic_path(path, suffix=suffix) as temporary:
+        if suffix.startswith(".nii"):
+            nifti.write(temporary, mask, geometry, compressed=suffix == ".nii.gz")
+        else:
+            try:
+                sitk.WriteImage(to_sitk(mask, geometry), str(temporary), useCompression=True)
+            except RuntimeError as error:
+                raise EnvironmentFault(shown(path), "could not be written", "check the disk") from error
+        _verify(temporary, shown(path), mask, geometry)
+
+
+def to_sitk(mask: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """(z, y, x) array -> SimpleITK image on the same grid, without any other header entry."""
+    image = sitk.GetImageFromArray(mask)
+    image.SetSpacing(geometry.spacing_zyx[::-1])
+    image.SetOrigin(geometry.origin_xyz)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def _read_volume(path: Path, assume: Assume) -> Volume:
+    reader = _READERS.get(suffix_of(path))
+    if kind(path) == "folder" or reader is None:
+        wrong = "is a folder" if kind(path) == "folder" else "has no extension of a volume"
+        raise BadInput(shown(path), wrong, f"give a file of {', '.join(_READERS)}; DICOM slices as their folder")
+    return reader(path, assume)
+
+
+def _require_grid(what: str, found: Geometry, wanted: Geometry) -> None:
+    if found.shape_zyx != wanted.shape_zyx:
+        sizes = [" x ".join(map(str, grid.shape_zyx[::-1])) for grid in (found, wanted)]
+        raise BadInput(what, f"has {sizes[0]} voxels, its scan {sizes[1]}", "give the mask of this scan")
+    if apart(wanted, found):
+        far = wanted.displacement_mm(found)
+        wrong = f"its corners lie up to {far:.3g} mm from those of its scan (origin, spacing or direction differ)"
+        raise BadInput(what, wrong, "export mask and scan from one program")
+
+
+def _require_writable(path: Path, overwrite: bool) -> str:
+    suffix, what = suffix_of(path), shown(path)
+    if suffix not in _WRITABLE or not path.name.endswith(suffix):
+        raise BadInput(
+            what, "cannot be written in this format", f"end its name with {', '.join(_WRITABLE)} in lower case"
+        )
+    if os.path.lexists(path) and (not overwrite or kind(path) == "folder"):
+        raise BadInput(what, "exists already", "choose another name, or allow overwriting")
+    if os.path.lexists(path.parent) and kind(path.parent) != "folder":
+        raise BadInput(shown(path.parent), "is a file where a folder is needed", "choose another folder")
+    refuse_sibling(path)
+    return suffix
+
+
+def _verify(written: Path, what: str, mask: np.ndarray, geometry: Geometry) -> None:
+    try:
+        volume = _read_volume(written, Assume())
+        same = np.array_equal(volume.stored, mask) and not apart(geometry, volume.geometry)
+    except BadInput as error:
+        raise EnvironmentFault(what, f"was written, but reads back as: {error.wrong}", "check the disk") from error
+    if not same:
+        raise EnvironmentFault(what, "was written, but reads back differently", "check the disk")

@@ -1,0 +1,1 @@
+"""What every part needs of the machine: errors, files, locks, workers, signals."""

@@ -1,0 +1,24 @@
+"""Progress that a terminal shows, and a log file does not."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+
+@contextmanager
+def shown(bars: Progress) -> Iterator[None]:
+    """Show the bars while a terminal watches; elsewhere rich before 14.3 prints an empty line for them."""
+    with bars if bars.console.is_terminal else nullcontext():
+        yield
+
+
+@contextmanager
+def case_progress(console: Console, sets: Mapping[str, list]) -> Iterator[Callable[[str], None]]:
+    """A bar of the cases, while a terminal watches."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    bars = Progress(*columns, console=console, transient=True)
+    bar = bars.add_task("scoring", total=sum(map(len, sets.values())))
+    with shown(bars):
+        yield lambda case: bars.advance(bar)

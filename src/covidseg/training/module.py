@@ -1,0 +1,118 @@
+"""What is trained: a network, a loss, an optimiser, an inferer and metrics. No architecture, no file, no plot."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from covidseg.data.store import PreparedCase
+from covidseg.data.train.augment import Augment
+from covidseg.data.train.datamodule import CaseSet
+from covidseg.data.train.loader import Batch
+from covidseg.evaluation.cases import evaluate_cases
+from covidseg.evaluation.results import summarise_sets
+from covidseg.evaluation.scores import CaseScores
+from covidseg.evaluation.structures import Task
+from covidseg.inference.window import WindowInferer, normalise, segment_case
+
+_AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers; 1 and 2 are the loader's
+
+
+class SegmentationTask(pl.LightningModule):
+    """Trains `network` on patches and scores it on whole cases, on the scans' own grids.
+
+    Every random number of a step follows from (seed, step, rank), so that nothing about them has to be saved; a further
+    part of an accumulated step counts as a further rank. `window`:
+    HU that the network sees as 0 and 1. `optimizer` makes the optimiser of parameters; `schedule` is its learning rate
+    at a step as a factor. `stopping` tells that the run was asked to stop: the rest of a validation is then skipped.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[[int], float],
+        augment: Augment,
+        task: Task,
+        window: Sequence[float],
+        inferer: WindowInferer,
+        seed: int,
+        channels_last: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+    ):
+        super().__init__()
+        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.memory_format)
+        self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
+        self.augment, self.task, self.window, self.inferer = augment, task, tuple(window), inferer
+        self.seed, self.stopping = seed, stopping
+        self.validation_scores = CaseScores()  # here, so that Lightning keeps it on the module's device
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of normalised images."""
+        return self.network(image)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch["step"] != self.global_step:
+            raise RuntimeError(f"the loader gave the batch of step {batch['step']} in step {self.global_step}")
+        torch.manual_seed(self._seed(_NETWORK, batch))  # dropout
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        rng = Generator().manual_seed(self._seed(_AUGMENTATION, batch))
+        image, mask = self.augment(normalise(batch["image"], self.window), batch["mask"], rng)
+        image = image.contiguous(memory_format=self.memory_format)  # (B, 1, D, H, W)
+        return self.loss(self.network(image), self.task.target(mask.squeeze(1)))
+
+    def validation_step(self, cases: CaseSet, batch_idx: int) -> dict[str, Any]:
+        """Scores all cases of the set, each on one process. Returns this process's first case, for a picture."""
+        shown: dict[str, Any] = {}
+
+        def segment(case: PreparedCase) -> np.ndarray:
+            classes = self.segment(case)
+            if not shown:
+                reference = self.task.target(torch.tensor(np.array(case.mask))).numpy().astype(np.uint8)
+                shown.update(case=case.id, image=case.image, reference=reference, prediction=case.grid.labels(classes))
+            return classes
+
+        rows = evaluate_cases(
+            segment, {"validation": cases.cases}, self.task, surfaces=False, scores=self.validation_scores
+        )
+        self.log_dict(validation_scores(rows), logger=False, batch_size=len(cases.cases))
+        return shown
+
+    def segment(self, case: PreparedCase) -> np.ndarray:
+        """Class map of a case on the scan's own grid; all background once the run was asked to stop."""
+        if self.stopping():
+            return np.zeros(case.grid.native.shape_zyx, np.uint8)
+        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.network.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"},
+        }
+
+    def _seed(self, stream: int, batch: Batch) -> int:
+        rank = self.global_rank + (batch["part"] * self.trainer.world_size if batch["part"] else 0)
+        words = np.random.SeedSequence((stream, self.seed, self.global_step, rank)).generate_state(2)
+        return int(words[0]) << 31 | int(words[1]) >> 1  # 63 bits
+
+
+def validation_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """`val/<structure>/<metric>` means over the cases where it is defined, and `val/dice`, the mean over structures."""
+    parts = summarise_sets(rows)["validation"]
+    scores = {
+        f"val/{structure}/{metric}": summary[metric]["mean"]
+        for structure, summary in parts.items()
+        for metric in ("dice", "sensitivity", "precision")
+        if summary[metric]["mean"] is not None
+    }
+    dice = [scores[f"val/{structure}/dice"] for structure in parts if f"val/{structure}/dice" in scores]
+    return scores | ({"val/dice": float(np.mean(dice))} if dice else {})

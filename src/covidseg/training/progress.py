@@ -1,0 +1,127 @@
+"""How a run is doing: curves, status.json and the line in the terminal."""
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from covidseg.runs.folder import RunFolder
+
+_STATUS_SECONDS, _LINE_SECONDS = 2.0, 30.0  # between two updates of status.json, of the line in a log file
+
+
+class ProgressReporter(Callback):
+    """Curves, `status.json` and a progress line: loss, learning rate, patches/s, steps done, time left.
+
+    Patches are those of all processes; validation does not count as training time. Only the first process acts.
+    """
+
+    def __init__(self, folder: RunFolder, max_steps: int, batch_size: int, log_every: int, show: bool):
+        self.folder, self.max_steps, self.log_every = folder, max_steps, log_every
+        self.batch_size, self.show = batch_size, show
+        self.seconds, self.patches = 0.0, 0  # of training, over all starts of the run
+        self._losses: list[torch.Tensor] = []
+        self._window, self._rate = (0.0, 0), math.nan
+        self._since = self._status_at = self._line_at = -math.inf
+        self._bar: Progress | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        since_report = torch.stack(self._losses).tolist() if self._losses else []
+        return {"seconds": self.seconds, "patches": self.patches, "window": list(self._window), "losses": since_report}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.patches = state["seconds"], state["patches"]
+        self._window = tuple(state.get("window", (self.seconds, self.patches)))
+        self._losses = [torch.tensor(loss) for loss in state.get("losses", [])]
+
+    @property
+    def patches_per_second(self) -> float:
+        return self.patches / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.folder.write_status("running", step=trainer.global_step, max_steps=self.max_steps)
+        if self.show:
+            texts = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+            self._bar = Progress(texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeRemainingColumn())
+            self._bar.add_task("training", total=self.max_steps, completed=trainer.global_step, note="")
+            if self._bar.console.is_terminal:
+                self._bar.start()
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int):
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is already the next one's
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        now, step = time.perf_counter(), trainer.global_step
+        self.seconds, self._since = self.seconds + now - self._since, now
+        self.patches += self.batch_size * trainer.world_size
+        parts = trainer.accumulate_grad_batches
+        self._losses.append(outputs["loss"].detach() * parts)  # which Lightning divided by it
+        if batch["part"] + 1 < parts:
+            return
+        if step % self.log_every == 0 or step == self.max_steps:
+            self._report(trainer, step)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._describe("validating")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._describe("training")
+        self._since = time.perf_counter()
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self._log(trainer, scores)
+        if trainer.is_global_zero and self.show and "val/dice" in scores:
+            self._say(f"step {trainer.global_step}: validation Dice {scores['val/dice']:.3f}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._losses:  # stopped early, between two reports
+            self._report(trainer, trainer.global_step)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _report(self, trainer: pl.Trainer, step: int) -> None:
+        loss = float(torch.stack([loss.cpu() for loss in self._losses]).mean())
+        seconds, patches = self.seconds - self._window[0], self.patches - self._window[1]
+        rate = patches / seconds
+        self._losses, self._window = [], (self.seconds, self.patches)
+        self._log(trainer, {"train/loss": loss, "train/lr": self._rate, "train/patches_per_second": rate})
+        now = time.monotonic()
+        if now - self._status_at > _STATUS_SECONDS or step == self.max_steps:
+            self._status_at = now
+            self.folder.write_status("running", step=step, max_steps=self.max_steps, patches_per_second=round(rate, 2))
+        if self._bar:
+            note = f"loss {loss:.3f}, {rate:.1f} patches/s"
+            self._bar.update(self._bar.task_ids[0], completed=step, note=note)
+            if not self._bar.console.is_terminal and (now - self._line_at > _LINE_SECONDS or step == self.max_steps):
+                self._line_at = now
+                per_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+                left = (self.max_steps - step) * per_step / rate
+                self._say(f"step {step}/{self.max_steps}, {note}, {left / 60:.0f} min left")
+
+    def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        # Not through `self.log`: its step counter is off by one after a resume in the middle of an epoch.
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _describe(self, text: str) -> None:
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], description=text)
+
+    def _say(self, line: str) -> None:
+        if self._bar and self._bar.console.is_terminal:
+            self._bar.console.print(line, highlight=False)
+        else:
+            print(line, flush=True)

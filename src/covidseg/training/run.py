@@ -1,0 +1,271 @@
+"""One run, from its configuration to its results: prepare, fit, evaluate, write."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from covidseg import tracking
+from covidseg.data.prepare.run import prepare
+from covidseg.data.prepare.splits import ALL
+from covidseg.data.store import PreparedCase, PreparedDataset
+from covidseg.data.train.datamodule import CTDataModule
+from covidseg.evaluation.cases import evaluate_cases
+from covidseg.evaluation.results import summarise_sets, summary_table, write_results
+from covidseg.evaluation.scores import CaseScores
+from covidseg.inference.segmenter import load
+from covidseg.nets.cost import network_cost
+from covidseg.runs import manifest
+from covidseg.runs.checkpoints import checkpoint_name, require_training_state, to_resume
+from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
+from covidseg.runs.slices import keeping_slices
+from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
+from covidseg.system.signals import StopRequest, agreed
+from covidseg.system.terminal import case_progress
+from covidseg.training import processes
+from covidseg.training.callbacks import SaveAndStop
+from covidseg.training.module import SegmentationTask
+from covidseg.training.parts import build_task, check, chosen_callbacks, make_trainer
+from covidseg.training.progress import ProgressReporter
+
+
+def train(cfg: DictConfig) -> dict[str, Any] | None:
+    """Do what is missing of the run that `cfg` describes; returns the content of metrics.json, None if nothing was.
+
+    A finished run is left alone, an unfinished one goes on from its last checkpoint. Raises `BadInput` where the
+    configuration, the data or the folder do not allow that, and `Interrupted` after a signal, once the state is saved.
+    """
+    check(cfg)
+    _quieten_lightning()
+    folder = RunFolder(run_dir(cfg))
+    if processes.rank():
+        return _run(cfg, folder)
+    with folder.lock():
+        folder.claim(cfg)
+        if folder.is_finished:
+            if cfg.resume == "never":
+                raise BadInput(str(folder), "holds a finished run", "choose another name= or row=, or leave resume out")
+            print(f"{folder} is finished: nothing to do")
+            return None
+        with _ending_on_record(folder):
+            return _run(cfg, folder)
+
+
+def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
+    processes.follow_parent()
+    stop = StopRequest()
+    task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
+    dataset = _open_data(cfg)
+    training = plain(cfg)["training"]
+    choosing = cfg.training.evaluate == "best"
+    data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed, choosing)
+    if choosing and not data.can_choose:
+        wrong = f"no validation case of {dataset.name} has a {' or '.join(data.structures)} to be found"
+        raise BadInput("training.evaluate=best", wrong, _without_validation(cfg, data))
+    if cfg.fold == ALL and not processes.rank():
+        print(f"{folder}: {_everything(data)}")
+    with stop.installed(), processes.announced_to_children(Path(dataset.folder).absolute()):
+        checkpoint = _checkpoint(cfg, folder, task)
+        loggers = tracking.make_loggers(cfg, folder)
+        saver = SaveAndStop(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
+        reporter = ProgressReporter(
+            folder, training["max_steps"], training["batch_size"], training["log_every"], cfg.trainer.progress
+        )
+        chosen = chosen_callbacks(cfg, validates=bool(data.sets["validation"]))
+        # The chosen ones first: at a step's start they give the network its own weights back, which are then saved.
+        trainer = make_trainer(cfg, folder, loggers, [*chosen, saver, reporter, *tracking.callbacks(cfg)])
+        if not data.sets["validation"]:
+            trainer.limit_val_batches = 0
+        with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
+            facts = _record(cfg, folder, dataset, data, trainer)
+            tracking.log_manifest(loggers, facts)
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+            rows = _evaluate(folder, data, trainer, stop)
+            if processes.rank():
+                return None
+            extra = {
+                "train": {
+                    "seconds": round(reporter.seconds, 1),
+                    "steps": trainer.global_step,
+                    "patches_per_second": round(reporter.patches_per_second, 2),
+                },
+                "parameters": facts["parameters"],
+                "multiply_adds": facts["multiply_adds"],
+                "validation": saver.validated(training["evaluate"]),
+            }
+            scored = folder.checkpoints / checkpoint_name(training["evaluate"])
+            tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished", scored)
+            if cfg.fold == ALL:
+                extra["not_scored"] = f"fold={ALL}: every case was trained on, and no score was asked for"
+            metrics = write_results(folder.path, rows, extra)
+            folder.write_status("finished", step=trainer.global_step)
+            shown = f"{folder}: {NOT_SCORED}" if cfg.fold == ALL else summary_table(metrics["sets"])
+            Console(soft_wrap=True, highlight=False).print(shown)
+            return metrics
+
+
+def _without_validation(cfg: DictConfig, data: CTDataModule) -> str:
+    """What to do where there is nothing to choose a checkpoint by."""
+    splits, there = data.dataset.splits, data.dataset.split(cfg.fold, choosing=True).validation
+    if cfg.fold is None and there and "validation" not in splits.get("drawn", ()):
+        return "set it to last, or declare other validation cases in cases.csv"
+    if cfg.fold is not None and splits.get("published") and not there:
+        return "set it to last: one patient is left to train on"
+    return "set it to last, or raise data.splits.validation_fraction"
+
+
+def _everything(data: CTDataModule) -> str:
+    """What `fold=all` means for these data, in one line."""
+    own = data.dataset.split()
+    others = [f"{len(cases)} {side}" for side, cases in vars(own).items() if side != "train" and cases]
+    among = f", among them its {', '.join(others)} cases" if others else ""
+    count = f"{len(data.train_cases)} annotated of {len(data.dataset.cases)}"
+    return f"fold={ALL}: trained on all {count} cases of {data.dataset.name}{among}; no case is left to be scored on"
+
+
+def _open_data(cfg: DictConfig) -> PreparedDataset:
+    if folder := processes.announced():
+        return PreparedDataset.open(folder)
+    structures = list(cfg.task.structures)
+    return prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, structures))
+
+
+def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> Path | None:
+    """The checkpoint to go on from, said aloud; None: start at step 0."""
+    found = to_resume(folder.checkpoints)
+    if found is None:
+        if cfg.resume == "require":
+            raise BadInput(str(folder), "there is no checkpoint to resume from", "resume=auto starts from scratch")
+        return None
+    path, content, passed_over = found
+    migrated = require_training_state(path, content)
+    step = content["global_step"]
+    if cfg.resume == "never":
+        raise BadInput(str(folder), f"holds a run at step {step}", "resume=auto goes on; or choose another row=")
+    ours, theirs = task.state_dict(), content["state_dict"]
+    if odd := [name for name in sorted(ours.keys() ^ theirs.keys())] or [
+        name for name in ours if ours[name].shape != theirs[name].shape
+    ]:
+        wrong = f"does not fit the network: {', '.join(odd[:3])} and {len(odd) - 3} more" if odd[3:] else str(odd)
+        raise BadInput(path.name, wrong, "the code changed since it was written: check out the manifest's commit")
+    if not processes.rank():
+        for notice in filter(None, (passed_over, migrated)):
+            print(notice)
+        print(f"{folder}: resuming from {path.name} at step {step}, configuration {config_hash(cfg)}")
+    return path
+
+
+def _record(
+    cfg: DictConfig, folder: RunFolder, dataset: PreparedDataset, data: CTDataModule, trainer: pl.Trainer
+) -> dict[str, Any]:
+    """manifest.json, written by the first process; what it says is known on all."""
+    parameters, multiply_adds = network_cost(cfg.model, cfg.training.patch_size_zyx)
+    run = {
+        "config_hash": config_hash(cfg),
+        "data": {"name": dataset.name, "hash": dataset.hash},
+        "cases": {"train": len(data.train_cases), **{name: len(cases) for name, cases in data.sets.items()}},
+        "protocol": {**data.protocol, "evaluate": cfg.training.evaluate},
+        "left_out": data.left_out,  # training cases without a mask of each structure
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+    }
+    attempt = {
+        **manifest.devices(trainer.strategy.root_device, trainer.world_size),
+        "precision": trainer.precision,
+        "nodes": trainer.num_nodes,
+        "accumulated": trainer.accumulate_grad_batches,
+        "effective_batch_size": effective_batch(cfg, trainer.world_size),
+    }
+    if processes.rank():
+        return run
+    print(
+        f"{folder}: {dataset.name}, {run['cases']['train']} training cases; {parameters / 1e6:.2f} M parameters; "
+        f"{attempt['processes']} x {attempt['device']}, {attempt['precision']}, batch {attempt['effective_batch_size']}"
+    )
+    return manifest.record(folder.path, run, attempt)
+
+
+def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: StopRequest) -> list[dict[str, Any]]:
+    """Scores on the held-out sets with the weights that `training.evaluate` names, each case on one process."""
+    if not data.scored:
+        return []
+    device = trainer.strategy.root_device
+    segmenter = load(folder.path, device=str(device))
+
+    def segment(case: PreparedCase) -> np.ndarray:
+        if stop.signum:  # what comes now is thrown away below, on all processes
+            return np.zeros(case.grid.native.shape_zyx, np.uint8)
+        return segmenter.segment_prepared(case)
+
+    sets = {name: data.sets[name] for name in data.scored}
+    console = Console(soft_wrap=True, highlight=False, quiet=processes.rank() > 0)
+    with case_progress(console, sets) as progress:
+        rows = evaluate_cases(
+            keeping_slices(segment, folder.path, segmenter.task, sets),
+            sets,
+            segmenter.task,
+            progress,
+            scores=CaseScores().to(device),
+        )
+    if word := agreed(stop.signum, device):
+        raise Interrupted("run", f"stopped by signal {word} while evaluating", "the same command evaluates again", word)
+    return rows
+
+
+def _quieten_lightning() -> None:
+    """Lightning's notices name nothing that this suite's own lines do not; its warnings and errors stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True")  # scores come from the rows of all processes already
+
+
+@contextmanager
+def _ending_on_record(folder: RunFolder) -> Iterator[None]:
+    """status.json says how the run ended, unless the process is killed."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        folder.write_status("interrupted", reason="stopped before the first step")
+        raise Interrupted("run", "stopped before the first step", "the same command starts it", SIGINT) from error
+    except Interrupted as error:
+        folder.write_status("interrupted", reason=str(error))
+        raise
+    except BaseException as error:
+        folder.write_status("failed", reason=" ".join(str(error).split()) or type(error).__name__)
+        raise
+
+
+@contextmanager
+def _ending_tracked(loggers: Sequence[Any]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        tracking.finish(loggers, [], {}, "interrupted" if isinstance(error, Interrupted) else "failed")
+        raise
+
+
+@contextmanager
+def _memory_explained(cfg: DictConfig) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        free = f", {torch.cuda.mem_get_info()[0] / 2**30:.1f} GiB free" if torch.cuda.is_available() else ""
+        size = " x ".join(map(str, cfg.training.patch_size_zyx))
+        raise EnvironmentFault(
+            "memory",
+            f"exhausted by {cfg.training.batch_size} patches of {size} a process{free}",
+            "set model.checkpoint_activations=true, or lower training.batch_size or model.width",
+        ) from error

@@ -1,0 +1,482 @@
+"""Input faults D1 to D11: folders of DICOM files that are not one whole, regular CT series."""
+
+import os
+import random
+import struct
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
+
+from covidseg.scans.read import read_scan
+from covidseg.system.errors import BadInput, CovidSegError
+
+COUNT = settings(max_examples=15, deadline=None)
+SHAPE = (8, 20, 24)
+
+
+def rotation(degrees_xyz):
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(*np.radians(degrees_xyz).tolist())
+    return np.reshape(turn.GetMatrix(), (3, 3))
+
+
+def edit_file(path, change):
+    ds = pydicom.dcmread(path)
+    change(ds)
+    ds.save_as(path, enforce_file_format=True)
+
+
+def recode(syntax):
+    return lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", syntax)
+
+
+def test_a_whole_series_is_what_simpleitk_reads(tmp_path, make):
+    hu = make.ct(SHAPE)
+    folder = make.dicom(tmp_path / "series", hu, make.geometry(SHAPE, rotation((4, 0, 0))))
+    scan = read_scan(folder)
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    np.testing.assert_array_equal(scan.voxels, hu)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), hu)
+    last = tuple(n - 1 for n in image.GetSize())
+    np.testing.assert_allclose(scan.geometry.to_mm(last), image.TransformIndexToPhysicalPoint(last), atol=1e-4)
+    assert scan.notes == ("only 20 x 19 mm wide: a crop?",)
+
+
+@COUNT
+@given(gone=st.lists(st.integers(1, SHAPE[0] - 2), min_size=1, max_size=5, unique=True))
+def test_d01_missing_slices_in_the_middle(gone, make, refused):
+    with make.folder() as folder:
+        make.dicom(folder / "series", make.ct(SHAPE))
+        for i in gone:
+            (folder / "series" / f"IM{i:04d}.dcm").unlink()
+        refused(folder / "series", "slices are missing|mm apart")
+
+
+def test_d01_the_gap_is_named(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    (folder / "IM0004.dcm").unlink()
+    (folder / "IM0005.dcm").unlink()
+    refused(folder, "slices are missing: 2 after position -92.5 mm")
+
+
+def test_d01_every_second_slice_leaves_no_gap(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    for i in range(1, SHAPE[0], 2):
+        (folder / f"IM{i:04d}.dcm").unlink()
+    refused(folder, "InstanceNumber runs from 1 to 7 over 4 slices")
+    assert read_scan(folder, assume={"partial": True}).geometry.spacing_zyx[0] == 5
+
+
+def test_d01_missing_at_the_ends(tmp_path, make, refused):
+    folder = make.dicom(
+        tmp_path / "series", make.ct(SHAPE), edit=lambda i, ds: setattr(ds, "ImagesInAcquisition", SHAPE[0])
+    )
+    read_scan(folder)
+    (folder / "IM0007.dcm").unlink()
+    refused(folder, "holds 7 of 8 slices")
+    assert read_scan(folder, assume={"partial": True}).voxels.shape[0] == 7
+    begun = make.dicom(tmp_path / "begun", make.ct(SHAPE))
+    (begun / "IM0000.dcm").unlink()
+    assert any("begins at 2" in note for note in read_scan(begun).notes)
+
+
+def test_d02_duplicates(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    (folder / "copy.dcm").write_bytes((folder / "IM0003.dcm").read_bytes())
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.voxels, make.ct(SHAPE))
+    assert any("1 identical" in note for note in scan.notes)
+    edit_file(folder / "copy.dcm", lambda ds: setattr(ds, "SOPInstanceUID", generate_uid()))
+    assert any("1 identical" in note for note in read_scan(folder).notes)
+    edit_file(folder / "copy.dcm", lambda ds: setattr(ds, "PixelData", bytes(len(ds.PixelData))))
+    refused(folder, "different images of one place")
+
+
+def test_d02_two_phases_under_one_uid(tmp_path, make, refused):
+    uid = generate_uid()
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), uid=uid)
+    make.dicom(folder, make.ct(SHAPE, seed=1), uid=uid, name="B{:04d}.dcm")
+    refused(folder, "different images of one place")
+
+
+def test_d03_two_series(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), uid="1.2.3")
+    make.dicom(folder, make.ct((4, 20, 24), seed=1), uid="1.2.4", name="B{:04d}.dcm")
+    line = refused(folder, "holds 2 CT series")
+    assert "1.2.3: 8 images of 24 x 20, 2.5 mm thick" in line and "1.2.4: 4 images" in line
+    np.testing.assert_array_equal(read_scan(folder, series_uid="1.2.3").voxels, make.ct(SHAPE))
+    refused(folder, "holds no series 1.2.5", series_uid="1.2.5")
+    refused(make.nifti(tmp_path / "scan.nii", make.ct()), "series_uid", series_uid="1.2.3")
+
+
+def test_d03_nested_folders(tmp_path, make, refused):
+    make.dicom(tmp_path / "inner", make.ct(SHAPE))
+    refused(tmp_path, "recursive=true")
+    np.testing.assert_array_equal(read_scan(tmp_path, recursive=True).voxels, make.ct(SHAPE))
+    make.dicom(tmp_path / "other", make.ct(SHAPE))
+    refused(tmp_path, "holds 2 CT series", recursive=True)
+
+
+OTHERS = {
+    "structure set": ("1.2.840.10008.5.1.4.1.1.481.3", "1 RT structure set(s) ignored"),
+    "segmentation": ("1.2.840.10008.5.1.4.1.1.66.4", "1 segmentation(s) ignored"),
+    "dose report": ("1.2.840.10008.5.1.4.1.1.88.67", "1 dose report(s) ignored"),
+    "magnetic resonance": ("1.2.840.10008.5.1.4.1.1.4", "1 MR image(s) ignored"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_d04_other_objects_are_counted(kind, tmp_path, make):
+    sop_class, note = OTHERS[kind]
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    make.dicom(
+        folder, make.ct((1, 20, 24)), name="X{:04d}.dcm", edit=lambda i, ds: setattr(ds, "SOPClassUID", sop_class)
+    )
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.voxels, make.ct(SHAPE))
+    assert note in scan.notes
+
+
+def test_d04_localizer_in_the_same_series(tmp_path, make):
+    def localize(i, ds):
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        ds.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+    uid = generate_uid()
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), uid=uid)
+    make.dicom(folder, make.ct((2, 33, 17)), uid=uid, name="L{:04d}.dcm", edit=localize)
+    (folder / "readme.txt").write_text("hello")
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.voxels, make.ct(SHAPE))
+    assert {"2 localizer image(s) ignored", "1 other file(s) ignored"} <= set(scan.notes)
+
+
+@COUNT
+@given(degrees=st.floats(0.5, 30))
+def test_d05_gantry_tilt(degrees, make, refused):
+    """Slices that drift sideways are sheared; slices that are tilted as a whole are not."""
+    with make.folder() as folder:
+        hu, geometry = make.ct(SHAPE), make.geometry(SHAPE)
+
+        def drift(i, ds):
+            x, y, z = map(float, ds.ImagePositionPatient)
+            ds.ImagePositionPatient = [x, f"{y + i * 2.5 * np.tan(np.radians(degrees)):.6f}", z]
+
+        refused(make.dicom(folder / "drift", hu, geometry, edit=drift), "gantry tilt")
+        tilted = make.geometry(SHAPE, rotation((degrees, 0, 0)))
+        scan = read_scan(make.dicom(folder / "tilted", hu, tilted))
+        np.testing.assert_array_equal(scan.voxels, hu)
+        assert scan.geometry.displacement_mm(tilted) < 1e-3
+
+
+@COUNT
+@given(index=st.integers(1, SHAPE[0] - 2), mm=st.sampled_from([-1.0, -0.3, 0.3, 1.0]))
+def test_d06_irregular_spacing(index, mm, make, refused):
+    def move(i, ds):
+        if i == index:
+            x, y, z = map(float, ds.ImagePositionPatient)
+            ds.ImagePositionPatient = [x, y, z + mm]
+
+    with make.folder() as folder:
+        refused(make.dicom(folder / "series", make.ct(SHAPE), edit=move), "mm apart|missing")
+
+
+def test_d06_rounded_positions_are_regular(tmp_path, make):
+    def rounded(i, ds):
+        ds.ImagePositionPatient = [*ds.ImagePositionPatient[:2], f"{float(ds.ImagePositionPatient[2]):.1f}"]
+
+    geometry = make.geometry(SHAPE, spacing_xyz=(0.8, 0.8, 0.625))
+    scan = read_scan(make.dicom(tmp_path / "series", make.ct(SHAPE), geometry, edit=rounded))
+    assert scan.geometry.spacing_zyx[0] == pytest.approx(0.625, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Rows": 18, "PixelData": bytes(18 * 24 * 2)},
+        {"PixelSpacing": [0.8, 0.8]},
+        {"ImageOrientationPatient": [1, 0, 0, 0, 0.9962, 0.0872]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_d06_one_slice_is_different(change, tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    edit_file(folder / "IM0005.dcm", lambda ds: [setattr(ds, name, value) for name, value in change.items()])
+    assert "IM0005.dcm" in refused(folder, f"differs from .* in {next(iter(change))}")
+
+
+REQUIRED = [
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "Modality",
+]
+REQUIRED += ["Rows", "PhotometricInterpretation", "BitsStored", "PixelRepresentation", "SeriesInstanceUID"]
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_d07_missing_attribute(name, tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    edit_file(folder / "IM0005.dcm", lambda ds: delattr(ds, name))
+    refused(folder, f"lacks the attribute {name}")
+
+
+WRONG_KIND = {
+    "Modality": ({"Modality": "MR"}, "Modality is not CT"),
+    "inverted": ({"PhotometricInterpretation": "MONOCHROME1"}, "is not MONOCHROME2"),
+    "frames": ({"NumberOfFrames": 2}, "several frames"),
+    "enhanced": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "several frames"),
+    "not a number": ({"PixelSpacing": None}, "lacks the attribute PixelSpacing"),
+    "one number": ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_KIND)
+def test_d07_other_kinds_of_image(how, tmp_path, make, refused):
+    change, says = WRONG_KIND[how]
+    refused(make.dicom(tmp_path / "series", make.ct(SHAPE), edit=lambda i, ds: ds.update(_elements(change))), says)
+
+
+def _elements(change):
+    ds = pydicom.Dataset()
+    for name, value in change.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def test_d07_magnetic_resonance_only(tmp_path, make, refused):
+    folder = make.dicom(
+        tmp_path / "mr", make.ct(SHAPE), edit=lambda i, ds: setattr(ds, "SOPClassUID", OTHERS["magnetic resonance"][0])
+    )
+    refused(folder, "holds no CT series, only 8 MR image")
+
+
+def test_d07_without_rescale_tags_but_declared_as_ct(tmp_path, make, refused):
+    """Slope 1 and intercept 0 on stored values: the histogram shows it."""
+    refused(
+        make.dicom(tmp_path / "series", make.ct(SHAPE), edit=lambda i, ds: setattr(ds, "RescaleIntercept", "0")),
+        "not Hounsfield units",
+    )
+
+
+@pytest.mark.parametrize("padding, signed", [(-2000, True), (63536, False)])
+def test_d07_padding_becomes_air(padding, signed, tmp_path, make):
+    """Declared padding, far below the range or, read as unsigned, far above it."""
+    hu = make.ct(SHAPE)
+
+    def pad(i, ds):
+        stored = hu[i].astype(np.int32) + 1024
+        stored[:3] = padding
+        ds.PixelRepresentation = int(signed)
+        ds.PixelData = stored.astype(np.int16 if signed else np.uint16).tobytes()
+        ds.add_new("PixelPaddingValue", "SS" if signed else "US", padding)
+
+    voxels = read_scan(make.dicom(tmp_path / "series", hu, edit=pad)).voxels
+    assert (voxels[:, :3] == -1024).all()
+    np.testing.assert_array_equal(voxels[:, 3:], hu[:, 3:])
+
+
+@COUNT
+@given(data=st.data())
+def test_d08_scale_of_its_own_in_each_slice(data, make):
+    slopes = data.draw(st.lists(st.sampled_from([1.0, 0.5, 0.9999, 2.0]), min_size=SHAPE[0], max_size=SHAPE[0]))
+    offsets = data.draw(st.lists(st.sampled_from([-1024.0, -1000.5, -2000.0]), min_size=SHAPE[0], max_size=SHAPE[0]))
+    hu = make.ct(SHAPE)
+    stored = [np.rint((hu[i] - offsets[i]) / slopes[i]).clip(0, 65535).astype(np.uint16) for i in range(SHAPE[0])]
+
+    def scale(i, ds):
+        ds.RescaleSlope, ds.RescaleIntercept, ds.PixelData = slopes[i], offsets[i], stored[i].tobytes()
+
+    with make.folder() as folder:
+        voxels = read_scan(make.dicom(folder / "series", hu, edit=scale)).voxels
+    for i in range(SHAPE[0]):
+        expected = np.clip(stored[i] * slopes[i] + offsets[i], -1024, 3071)
+        assert np.abs(voxels[i] - expected).max() <= 0.5 + 1e-3
+
+
+@COUNT
+@given(data=st.data(), index=st.sampled_from([0, 3, SHAPE[0] - 1]))
+def test_d09_truncated_at_any_byte_of_any_file(data, index, make, refused):
+    with make.folder() as folder:
+        series = make.dicom(folder / "series", make.ct(SHAPE))
+        path = series / f"IM{index:04d}.dcm"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        assert f"IM{index:04d}.dcm" in refused(series, "unreadable|empty|lacks")
+
+
+def test_d09_foreign_content_under_a_dicom_name(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    (folder / "IM0099").write_bytes(b"not dicom" * 100)
+    assert "IM0099" in refused(folder, "unreadable")
+
+
+@COUNT
+@given(seed=st.integers(0, 1000), reverse=st.booleans())
+def test_d10_names_and_numbers_do_not_order_the_slices(seed, reverse, make):
+    order = list(range(SHAPE[0]))
+    random.Random(seed).shuffle(order)
+    with make.folder() as folder:
+        series = make.dicom(
+            folder / "series",
+            make.ct(SHAPE),
+            edit=lambda i, ds: setattr(ds, "InstanceNumber", SHAPE[0] - i if reverse else i + 1),
+        )
+        for i, number in enumerate(order):
+            os.rename(series / f"IM{i:04d}.dcm", series / f"{number}")
+        scan = read_scan(series)
+        np.testing.assert_array_equal(scan.voxels, make.ct(SHAPE))
+        assert scan.geometry.displacement_mm(make.geometry(SHAPE)) < 1e-6
+
+
+HOSTILE = ["<script>alert(1)</script>", "../../etc/passwd", "two\nlines", "=cmd()"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_d11_the_patient_never_shows(name, tmp_path, make):
+    """In no note and in no message of any refusal."""
+
+    def dress(i, ds):
+        for attribute in ("PatientName", "PatientID", "SeriesDescription", "StudyDescription", "InstitutionName"):
+            ds.add_new(pydicom.datadict.tag_for_keyword(attribute), "LO", f"Canary{name}")
+
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), edit=dress)
+    assert "Canary" not in repr(read_scan(folder))
+    faults = [
+        lambda: (folder / "IM0003.dcm").unlink(),
+        lambda: edit_file(folder / "IM0004.dcm", lambda ds: setattr(ds, "Modality", "MR")),
+        lambda: make.dicom(folder, make.ct(SHAPE), edit=dress, name="B{:04d}.dcm"),
+        lambda: (folder / "IM0005.dcm").write_bytes((folder / "IM0005.dcm").read_bytes()[:600]),
+    ]
+    for fault in faults:
+        fault()
+        with pytest.raises(BadInput) as caught:
+            read_scan(folder)
+        assert "Canary" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless], ids=lambda uid: uid.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_transfer_syntaxes(syntax, signed, tmp_path, make):
+    hu = make.ct(SHAPE)
+
+    def encode(ds):
+        if syntax == RLELossless:
+            ds.compress(RLELossless)
+        elif syntax == ExplicitVRBigEndian:
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        ds.file_meta.TransferSyntaxUID = syntax
+
+    def sign(i, ds):
+        if signed:
+            ds.PixelRepresentation, ds.RescaleIntercept, ds.PixelData = 1, "0", hu[i].astype(np.int16).tobytes()
+
+    np.testing.assert_array_equal(read_scan(make.dicom(tmp_path / "series", hu, edit=sign, after=encode)).voxels, hu)
+
+
+def test_twelve_bits_with_something_above_them(tmp_path, make):
+    """Bits beyond BitsStored may hold overlays; the sign is that of the stored bits."""
+    hu = make.ct(SHAPE)
+
+    def pack(i, ds):
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = 12, 11, 1, "0"
+        ds.PixelData = ((hu[i].astype(np.int32) & 0x0FFF) | 0x5000).astype(np.uint16).tobytes()
+
+    np.testing.assert_array_equal(read_scan(make.dicom(tmp_path / "series", hu, edit=pack)).voxels, hu)
+
+
+def test_truncated_compressed_voxels(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), after=lambda ds: ds.compress(RLELossless))
+    read_scan(folder)
+    path = folder / "IM0002.dcm"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "IM0002.dcm" in refused(folder, "unreadable")
+
+
+def test_sequences_of_every_kind_are_stepped_over(tmp_path, make):
+    def nest(i, ds):
+        inner = pydicom.Dataset()
+        inner.PixelSpacing = [9, 9]  # inside a sequence it is not this image's
+        inner.ReferencedImageSequence = [pydicom.Dataset()]
+        inner["ReferencedImageSequence"].is_undefined_length = i % 2 == 0
+        ds.ReferencedStudySequence = [inner, inner]
+        ds["ReferencedStudySequence"].is_undefined_length = i % 2 == 0
+        inner.is_undefined_length_sequence_item = i % 4 == 0
+
+    hu = make.ct(SHAPE)
+    np.testing.assert_array_equal(read_scan(make.dicom(tmp_path / "explicit", hu, edit=nest)).voxels, hu)
+    implicit = make.dicom(tmp_path / "implicit", hu, edit=nest, after=recode(ImplicitVRLittleEndian))
+    np.testing.assert_array_equal(read_scan(implicit).voxels, hu)
+
+
+def test_deflated_files_are_named(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), after=recode(DeflatedExplicitVRLittleEndian))
+    refused(folder, "deflated")
+
+
+def test_one_slice_takes_its_thickness(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct((1, 40, 48)))
+    scan = read_scan(folder)
+    assert scan.geometry.spacing_zyx[0] == 2.5 and any("single slice" in note for note in scan.notes)
+    edit_file(folder / "IM0000.dcm", lambda ds: delattr(ds, "SliceThickness"))
+    refused(folder, "lacks the attribute SliceThickness")
+
+
+@pytest.mark.parametrize(("written", "known"), [("1.25", 1.25), ("0", None), (None, None), ("2.5", 2.5)])
+def test_the_thickness_of_slices_is_known_where_the_header_says_it(tmp_path, make, written, known):
+    """Slices thinner than they lie apart leave gaps; that is no reason to refuse them, and a figure to be doubted."""
+
+    def edit(index, ds):
+        if written is None:
+            del ds.SliceThickness
+        else:
+            ds.SliceThickness = written
+
+    scan = read_scan(make.dicom(tmp_path / "series", make.ct((4, 40, 48)), edit=edit))
+    assert scan.thickness_mm == known and scan.geometry.spacing_zyx[0] == 2.5
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a16_mutated_dicom_header(data, make):
+    """An error of one line, or the shape that the header says; never a crash, a hang or another exception."""
+    with make.folder() as folder:
+        series = make.dicom(folder / "series", make.ct((1, 20, 24)))
+        raw = bytearray((series / "IM0000.dcm").read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            raw[data.draw(st.integers(132, len(raw) - 20 * 24 * 2 - 1))] = data.draw(st.integers(0, 255))
+        (series / "IM0000.dcm").write_bytes(raw)
+        try:
+            assert read_scan(series, assume={"hu": True}).voxels.shape == (1, 20, 24)
+        except CovidSegError as error:
+            assert "\n" not in str(error)
+
+
+def test_endless_nesting_is_an_error(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct((1, 20, 24)))
+    path = folder / "IM0000.dcm"
+    raw = path.read_bytes()
+    at = raw.index(b"\x08\x00\x08\x00CS")  # before ImageType
+    level = struct.pack("<HH2sHI", 8, 0x1110, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    path.write_bytes(raw[:at] + level * 5000 + raw[at:])
+    refused(folder, "too deeply")
+
+
+@pytest.mark.parametrize("name", ["Rows", "Columns"])
+def test_d09_a_slice_without_voxels(name, tmp_path, make, refused):
+    refused(make.dicom(tmp_path / "all", make.ct(), edit=lambda i, ds: setattr(ds, name, 0)), f"{name} is 0")
+    one = make.dicom(tmp_path / "one", make.ct(), edit=lambda i, ds: setattr(ds, name, 0 if i == 3 else ds[name].value))
+    refused(one, rf"{name} is 0")

@@ -1,0 +1,88 @@
+"""The atomic writer under the faults it exists for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from covidseg.system import files
+from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
+
+
+def test_replaces_whole_files_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "deep" / "table.json"
+    files.write_json(target, {"a": 1})
+    files.write_json(target, {"a": 2})
+    assert json.loads(target.read_text()) == {"a": 2}
+    assert os.listdir(target.parent) == ["table.json"]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path):
+    target = tmp_path / "a.txt"
+    files.write_text(target, "old")
+    with pytest.raises(RuntimeError), files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_nan_is_refused_in_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"dice": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("kill_after", [0, 1, 2])
+def test_killed_writer_leaves_the_old_file_and_its_rest_is_swept(tmp_path, kill_after):
+    target = tmp_path / "a.bin"
+    files.write_bytes(target, b"old" * 1000)
+    code = f"""
+        import os, signal
+        from covidseg.system import files
+        with files.atomic_path({str(target)!r}) as temporary:
+            with open(temporary, "wb") as stream:
+                for step in range(3):
+                    if step == {kill_after}:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    stream.write(b"new" * 1000); stream.flush()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert target.read_bytes() == b"old" * 1000
+    assert files.sweep_temporaries(tmp_path) == 1
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_sweep_spares_a_living_writer(tmp_path):
+    with files.atomic_path(tmp_path / "a.bin") as temporary:
+        assert files.sweep_temporaries(tmp_path) == 0
+        assert temporary.exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_environment_fault(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(EnvironmentFault, match="a file stands where a folder is needed") as caught:
+        files.write_text(tmp_path / "runs" / "a" / "b.txt", "x")
+    assert caught.value.exit_code == 3
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_csv_formulas_are_inert(tmp_path):
+    files.write_csv(tmp_path / "a.csv", [{"case": "=cmd|' /C calc'!A0", "dice": -0.5}], ["case", "dice"])
+    assert (tmp_path / "a.csv").read_text() == "case,dice\n'=cmd|' /C calc'!A0,-0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(BadInput("a", "b", "c"), 2), (EnvironmentFault("a", "b", "c"), 3), (Interrupted("a", "b", "c", signum=2), 130)],
+)
+def test_errors_cross_process_borders_whole(error, status):
+    make, parts = error.__reduce__()
+    again = make(*parts)
+    assert isinstance(again, CovidSegError)
+    assert (str(again), again.exit_code) == ("a: b -> c", status)

@@ -1,0 +1,75 @@
+import types
+
+import pytest
+import torch
+
+from covidseg.system.errors import Interrupted
+from covidseg.system.signals import StopRequest
+from covidseg.training.callbacks import SaveAndStop
+
+
+class FakeTrainer(types.SimpleNamespace):
+    """What `SaveAndStop` sees of a Trainer; keeps (file name, step) of each save."""
+
+    def save_checkpoint(self, path, weights_only):
+        self.saved.append((path.name, self.global_step))
+
+
+@pytest.fixture
+def trainer():
+    strategy = types.SimpleNamespace(root_device=torch.device("cpu"))
+    return FakeTrainer(saved=[], global_step=0, callback_metrics={}, strategy=strategy)
+
+
+def boundary(tmp_path, stop=None, checkpoint_every=4, validate_every=10):
+    return SaveAndStop(tmp_path, checkpoint_every, validate_every, stop or StopRequest())
+
+
+BATCH = {"part": 0}
+MODULE = types.SimpleNamespace(device=torch.device("cpu"))
+
+
+def test_best_is_the_highest_validation_dice_and_survives_a_resume(trainer, tmp_path):
+    first, second = boundary(tmp_path), boundary(tmp_path)
+    for step, dice in ((10, 0.2), (20, 0.5), (30, 0.5), (40, 0.4)):
+        trainer.global_step, trainer.callback_metrics = step, {"val/dice": torch.tensor(dice)}
+        first.on_validation_end(trainer, MODULE)
+    assert trainer.saved == [("best.ckpt", 10), ("best.ckpt", 20)]
+    second.load_state_dict(first.state_dict())
+    assert second.best_step == 20
+    trainer.callback_metrics = {"val/dice": torch.tensor(0.45)}
+    second.on_validation_end(trainer, MODULE)
+    trainer.callback_metrics = {}  # nothing to be scored
+    second.on_validation_end(trainer, MODULE)
+    assert len(trainer.saved) == 2
+
+
+def test_last_is_written_at_its_interval_around_validations_and_at_the_end(trainer, tmp_path):
+    keeper = boundary(tmp_path)
+    for trainer.global_step in range(23):
+        keeper.on_train_batch_start(trainer, MODULE, BATCH, 0)
+    trainer.global_step = 23
+    keeper.on_train_end(trainer, MODULE)
+    assert [step for _, step in trainer.saved] == [4, 8, 9, 10, 12, 16, 19, 20, 23]
+
+
+def test_a_signal_saves_at_the_next_boundary_and_nothing_in_a_validation(trainer, tmp_path):
+    stop = StopRequest()
+    keeper = boundary(tmp_path, stop)
+    stop.signum = 15
+    trainer.global_step = 7
+    with pytest.raises(Interrupted, match="signal 15 at step 7"):
+        keeper.on_train_batch_start(trainer, MODULE, BATCH, 0)
+    assert trainer.saved == [("last.ckpt", 7)]
+    trainer.callback_metrics = {"val/dice": torch.tensor(0.9)}
+    with pytest.raises(Interrupted, match="in the validation of step 7"):
+        keeper.on_validation_end(trainer, MODULE)
+    assert keeper.best is None and len(trainer.saved) == 1
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_to_resume(trainer, tmp_path):
+    stop = StopRequest()
+    stop.signum = 2
+    with pytest.raises(Interrupted):
+        boundary(tmp_path, stop).on_train_batch_start(trainer, MODULE, BATCH, 0)
+    assert trainer.saved == []
