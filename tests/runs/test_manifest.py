@@ -4,6 +4,7 @@ import pytest
 
 from covidseg.runs import manifest
 from covidseg.system.errors import BadInput
+from covidseg.system.files import write_json
 
 RUN = {"data": {"name": "small", "hash": "aa"}, "parameters": 3}
 
@@ -38,6 +39,16 @@ def test_the_command_names_no_place():
         ["/home/someone/src/train.py", "data.root=/home/someone/ct", "model=fcn", "/home/someone/x", "a=~/y"]
     )
     assert told == ["train.py", "data.root=ct", "model=fcn", "x", "a=y"]
+
+
+def test_the_manifest_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
+    made = manifest.record(tmp_path, RUN, {})
+    assert made["format"] == manifest.FORMAT
+    write_json(tmp_path / "manifest.json", {**made, "format": 2})
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(BadInput, match=r"manifest\.json: has format 2, this code reads 1"):
+        manifest.record(tmp_path, RUN, {})
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_a_resume_with_another_effective_batch_is_refused(tmp_path):

@@ -68,6 +68,7 @@ _METRICS = {
     "multiply_adds?": int,
 }
 _MANIFEST = {
+    "format?": int,
     "config_hash?": str,
     "data?": {"name?": _NAME, "hash?": _NAME},
     "cases?": {...: int},

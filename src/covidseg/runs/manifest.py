@@ -16,6 +16,7 @@ from covidseg.system.errors import BadInput
 from covidseg.system.files import read_json, write_json
 from covidseg.system.scrub import without_secret_argument
 
+FORMAT = 1  # of manifest.json; one without a number is of this format
 _PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "monai", "numpy", "scipy")
 
 
@@ -27,6 +28,9 @@ def record(folder: Path, run: Mapping[str, Any], attempt: Mapping[str, Any]) -> 
     """
     path = folder / "manifest.json"
     before = read_json(path) if path.exists() else {"attempts": []}
+    if (written := before.get("format", FORMAT)) != FORMAT:
+        wrong = f"has format {written!r}, this code reads {FORMAT}"
+        raise BadInput(f"{folder.name}/manifest.json", wrong, "use the code that wrote it, or another name= or row=")
     if before.get("data", run["data"]) != run["data"]:
         if RunFolder(folder).holds_work:
             raise BadInput(
@@ -38,7 +42,11 @@ def record(folder: Path, run: Mapping[str, Any], attempt: Mapping[str, Any]) -> 
     if clash := RunFolder(folder).other_resources(attempt):
         raise clash
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    manifest = {**run, "attempts": [*before["attempts"], {"started": started, **surroundings(), **attempt}]}
+    manifest = {
+        "format": FORMAT,
+        **run,
+        "attempts": [*before["attempts"], {"started": started, **surroundings(), **attempt}],
+    }
     write_json(path, manifest)
     return manifest
 
