@@ -13,8 +13,9 @@ endif
 .PHONY: help setup test test-all test-lowest lint format demo sweep-comparison sweep-ablation status clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+##@ Begin
 setup: $(READY)  ## make the environment in .venv
 
 $(READY): pyproject.toml constraints.txt
@@ -23,6 +24,22 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,onnx]'
 	@touch $@
 
+demo: $(READY)  ## five minutes on two cores: phantoms, two networks, a threshold, a report
+	$(BIN)/python -m covidseg.cli.baseline recipe=demo name=demo
+	$(BIN)/python src/train.py sweep=demo
+	$(BIN)/python src/report.py table=demo
+
+##@ Train and compare
+sweep-comparison: $(READY)  ## Table I: all networks x tasks x seeds (x folds without a test set); GPUS=0,1,2 ARGS="data=folder ..."
+	$(BIN)/python src/train.py sweep=comparison $(ARGS)
+
+sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds (x folds)
+	$(BIN)/python src/train.py sweep=ablation $(ARGS)
+
+status: $(READY)  ## what each run of a sweep is doing
+	$(BIN)/python src/status.py $(ARGS)
+
+##@ Change the suite
 test: $(READY)  ## the default tests, a few minutes on two cores
 	$(BIN)/python -m pytest
 
@@ -41,20 +58,6 @@ lint: $(READY)  ## ruff: rules and formatting
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-demo: $(READY)  ## five minutes on two cores: phantoms, two networks, a threshold, a report
-	$(BIN)/python -m covidseg.cli.baseline recipe=demo name=demo
-	$(BIN)/python src/train.py sweep=demo
-	$(BIN)/python src/report.py table=demo
-
-sweep-comparison: $(READY)  ## Table I: all networks x tasks x seeds (x folds without a test set); GPUS=0,1,2 ARGS="data=folder ..."
-	$(BIN)/python src/train.py sweep=comparison $(ARGS)
-
-sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds (x folds)
-	$(BIN)/python src/train.py sweep=ablation $(ARGS)
-
-status: $(READY)  ## what each run of a sweep is doing
-	$(BIN)/python src/status.py $(ARGS)
 
 clean:  ## remove the environment and caches; data and runs stay
 	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis
