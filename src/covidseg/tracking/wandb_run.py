@@ -8,6 +8,7 @@ never enter its files.
 
 import contextlib
 import functools
+import importlib
 import netrc
 import os
 import shlex
@@ -211,6 +212,7 @@ class WandbTracker(Guarded, Logger):
         folder = Path(os.path.relpath(self._folder))
         folder.mkdir(parents=True, exist_ok=True)
         _use_writable_places()
+        _disable_analytics()
         return wandb.init(
             project=self._options["project"],
             entity=self._options["entity"],
@@ -287,6 +289,13 @@ def _use_writable_places() -> None:
     if not os.access(Path.home(), os.W_OK):
         for place in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             os.environ.setdefault(place, str(Path(tempfile.gettempdir()) / f"wandb-{os.getuid()}"))
+
+
+def _disable_analytics() -> None:
+    """wandb's own: it would send tracebacks, and its exit handler waits for a server without a bound."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    with contextlib.suppress(ImportError, AttributeError):  # of wandb 0.31 only
+        importlib.import_module("wandb.analytics.opentelemetry.opentelemetry_proxy").disable()
 
 
 def _image(wandb: Any, picture: Mapping[str, Any]) -> Any:
