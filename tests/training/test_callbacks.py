@@ -3,9 +3,11 @@ import types
 import pytest
 import torch
 
+from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import Interrupted
 from covidseg.system.signals import StopRequest
 from covidseg.training.callbacks import SaveAndStop
+from covidseg.training.progress import ProgressReporter
 
 
 class FakeTrainer(types.SimpleNamespace):
@@ -73,3 +75,14 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(trainer, tmp_pa
     with pytest.raises(Interrupted):
         boundary(tmp_path, stop).on_train_batch_start(trainer, MODULE, BATCH, 0)
     assert trainer.saved == []
+
+
+def test_losses_of_a_checkpoint_join_those_of_the_device(tmp_path):
+    """A device other than the CPU, whose tensors cannot be stacked with the CPU's, is stood for by `meta`."""
+    reporter = ProgressReporter(RunFolder(tmp_path), max_steps=9, batch_size=2, log_every=4, show=False)
+    reporter.load_state_dict({"seconds": 1.0, "patches": 2, "window": [0.0, 0], "losses": [0.5, 0.25]})
+    assert reporter.state_dict()["losses"] == [0.5, 0.25]
+    reporter.on_train_start(
+        types.SimpleNamespace(is_global_zero=True, global_step=2), types.SimpleNamespace(device=torch.device("meta"))
+    )
+    assert [loss.device.type for loss in reporter._losses] == ["meta", "meta"]

@@ -43,6 +43,7 @@ class ProgressReporter(Callback):
         return self.patches / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]  # those of a checkpoint are on the CPU
         if not trainer.is_global_zero:
             return
         self.folder.write_status("running", step=trainer.global_step, max_steps=self.max_steps)
@@ -93,7 +94,7 @@ class ProgressReporter(Callback):
             self._bar = None
 
     def _report(self, trainer: pl.Trainer, step: int) -> None:
-        loss = float(torch.stack([loss.cpu() for loss in self._losses]).mean())
+        loss = float(torch.stack(self._losses).cpu().mean())  # on the CPU: the same bits after a resume
         seconds, patches = self.seconds - self._window[0], self.patches - self._window[1]
         rate = patches / seconds
         self._losses, self._window = [], (self.seconds, self.patches)
