@@ -4,7 +4,6 @@ Exit status: 0 done, 1 a bug (with its traceback), 2 bad input or a wrong option
 memory), 130 and 143 interrupted. `debug=true` shows the traceback of every error.
 """
 
-import difflib
 import functools
 import os
 import re
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from covidseg.cli.help import own_help
+from covidseg.config.choices import did_you_mean
 from covidseg.config.options import instead, refuse_unknown
 from covidseg.config.paths import CONF, EXPERIMENTS
 from covidseg.system.errors import BadInput, CovidSegError
@@ -108,7 +108,8 @@ def _explain(error: Exception, config_name: str | None) -> str:
     if group := re.search(r"Could not find '([^']+)'", text):
         folder, _, wanted = group[1].rpartition("/")
         options = _choices().get(folder, [])
-        return f"{folder}={wanted}: there is no such choice -> {_nearest(wanted, options)}one of {', '.join(options)}"
+        remedy = f"{did_you_mean(wanted, options, cutoff=0.5)}one of {', '.join(options)}"
+        return f"{folder}={wanted}: there is no such choice -> {remedy}"
     if slot := re.search(r"Could not override '(model/(?:variation|pyramid))'", text):
         return f"{slot[1]}: the chosen network has no such slot -> {_slot_owners(slot[1].split('/')[1])}"
     if key := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
@@ -145,11 +146,6 @@ def _choices() -> dict[str, list[str]]:
         for file in sorted(root.rglob("*.yaml")):
             choices.setdefault(file.relative_to(base).parent.as_posix(), []).append(file.stem)
     return choices
-
-
-def _nearest(wanted: str, options: list[str]) -> str:
-    match = difflib.get_close_matches(wanted, options, n=1, cutoff=0.5)
-    return f"did you mean {match[0]}? " if match else ""
 
 
 def _launcher_options() -> str:

@@ -1,12 +1,12 @@
 """`python src/benchmark.py networks`: one suite of measurements, printed as a table and written as JSON."""
 
-import difflib
 import sys
 from importlib import import_module
 
 from omegaconf import DictConfig
 
 from covidseg.cli.app import application
+from covidseg.config.choices import did_you_mean
 from covidseg.system.errors import BadInput
 
 SUITES = {"networks": "covidseg.benchmark.networks"}  # modules with run(cfg)
@@ -15,9 +15,8 @@ SUITES = {"networks": "covidseg.benchmark.networks"}  # modules with run(cfg)
 @application("benchmark")
 def benchmark(cfg: DictConfig) -> None:
     if cfg.suite not in SUITES:
-        near = difflib.get_close_matches(cfg.suite, SUITES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise BadInput(f"suite={cfg.suite}", "there is no such suite", f"{hint}one of {', '.join(SUITES)}")
+        remedy = f"{did_you_mean(cfg.suite, SUITES)}one of {', '.join(SUITES)}"
+        raise BadInput(f"suite={cfg.suite}", "there is no such suite", remedy)
     import_module(SUITES[cfg.suite]).run(cfg)
 
 

@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from covidseg.cli.app import application
-from covidseg.runs.folder import RunFolder
+from covidseg.runs.folder import RunFolder, last_attempt
 from covidseg.scans.gate.names import printable
 from covidseg.sweep.ledger import is_held, read_ledger
 from covidseg.sweep.rows import State, judged
@@ -88,25 +88,16 @@ def _alone(folder: RunFolder, name: str) -> tuple[str, State, str]:
     """A run that was started by itself; its process holds its lock while it lives."""
     status = folder.status or {}
     try:
-        config = folder.config
+        held = folder.config_hash
     except BadInput as error:
         return name, State.FAILED, str(error)
-    state, reason = judged(folder, folder.config_hash or "")
+    state, reason = judged(folder, held or "")
     if state is State.ELSEWHERE:
         state = State.RUNNING
     elif state is State.WAITING:
         state, reason = State.INTERRUPTED, f"stopped at step {status.get('step', 0)} of {status.get('max_steps', '?')}"
-    batch = OmegaConf.select(config, "training.batch_size") if config else 0
-    devices = OmegaConf.select(config, "trainer.devices") if config else 0
-    patches = batch * _processes(devices) if isinstance(batch, int) else 0
+    patches = last_attempt(folder.manifest).get("effective_batch_size", 0)
     return name, state, describe(state, reason, [], folder, status.get("max_steps") or 0, patches)
-
-
-def _processes(devices: object) -> int:
-    """How many `trainer.devices` means, as far as it says so."""
-    if isinstance(devices, ListConfig):
-        return len(devices)
-    return devices if isinstance(devices, int) and devices > 0 else 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ called. Further classes come from YAML files of this machine alone: conf/local, 
 Hydra's own `instantiate` has a list of what is forbidden instead, which is no boundary.
 """
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -19,6 +18,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from covidseg.config.choices import did_you_mean
 from covidseg.config.paths import CONF, own_configuration
 from covidseg.system.errors import BadInput
 
@@ -180,7 +180,4 @@ def _check_option(name: str, config: DictConfig, key: str) -> None:
 
 def _nearest(wanted: str, known: Iterable[str]) -> str:
     known = list(known)
-    match = difflib.get_close_matches(str(wanted), known, n=1)
-    return (f"did you mean {match[0]}? " if match else "") + (
-        f"one of {', '.join(known)}" if known else "there is none"
-    )
+    return did_you_mean(wanted, known) + (f"one of {', '.join(known)}" if known else "there is none")

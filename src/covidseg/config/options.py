@@ -4,7 +4,6 @@ Hydra refuses an unknown key unless it comes with a plus sign or in a file of th
 (`_target_`) are its arguments, which `build.instantiate` compares with its signature.
 """
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from covidseg.config.choices import did_you_mean
 from covidseg.config.paths import CONF, EXPERIMENTS, own_configuration
 from covidseg.system.errors import BadInput
 
@@ -62,10 +62,10 @@ def instead(wanted: str, command: str) -> str:
     known = known_options(command)
     if wanted in known:  # a key of a group of which nothing is chosen
         return f"choose it first, as {wanted}={min(file.stem for file in (CONF / wanted).glob('*.yaml'))}"
-    match = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    if not match:  # the last part may be right and its path wrong: `max_steps` for `training.max_steps`
-        match = [option for option in known if option.split(".")[-1] == last][:1]
-    return (f"did you mean {match[0]}? " if match else "") + "--help shows the options"
+    # The last part may be right and its path wrong: `max_steps` for `training.max_steps`.
+    same_end = [option for option in known if option.split(".")[-1] == last][:1]
+    hint = did_you_mean(wanted, known, cutoff=0.5) or "".join(f"did you mean {option}? " for option in same_end)
+    return f"{hint}--help shows the options"
 
 
 def known_options(command: str) -> list[str]:
@@ -105,8 +105,8 @@ def _defined(command: str, own: tuple[Path, ...]) -> dict[str, Any]:
         for folder in (CONF, EXPERIMENTS.parent, *own):
             single = folder / f"{path}.yaml"
             for file in [single] if single.is_file() else (folder / path).glob("*.yaml"):
-                content = _load(file)
-                place = "" if _GLOBAL in file.read_text(encoding="utf-8") else package
+                text = file.read_text(encoding="utf-8")
+                content, place = _parsed(text), "" if _GLOBAL in text else package
                 _add(tree, content, place)
                 group = file.parent.relative_to(folder).as_posix()
                 waiting += [_included(entry, group, place) for entry in _entries(content) if "@" in entry]
@@ -157,4 +157,8 @@ def _add(tree: dict[str, Any], content: Mapping[str, Any], place: str = "") -> N
 
 
 def _load(file: Path) -> dict[str, Any]:
-    return yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader) or {}
+    return _parsed(file.read_text(encoding="utf-8"))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    return yaml.load(text, yaml.CSafeLoader) or {}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from covidseg.report.collect import Run
+from covidseg.runs.folder import last_attempt
 
 Scored = Sequence[tuple[Run, Mapping[str, str]]]  # each run with its scored cases and their patients
 
@@ -30,7 +31,7 @@ def _resources(runs: Sequence[Run]) -> str:
     """Which rows were trained with which effective batch and precision; "" where all were alike."""
     rows: dict[str, list[str]] = {}
     for run in runs:
-        last = (run.manifest.get("attempts") or [{}])[-1]
+        last = last_attempt(run.manifest)
         if "effective_batch_size" in last and "precision" in last:
             rows.setdefault(f"batch {last['effective_batch_size']}, {last['precision']}", []).append(run.row)
     if len(rows) < 2:

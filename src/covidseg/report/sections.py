@@ -7,6 +7,7 @@ from typing import Any
 from covidseg.evaluation.statistics import Summary
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, Line
+from covidseg.runs.folder import last_attempt
 
 _NAMES = {"dice": "Dice", "sensitivity": "Sens.", "precision": "Prec."}
 OURS_BREAKS, PAPER_BREAKS = "†", "*"  # beside a number that cannot be right
@@ -245,25 +246,20 @@ def _distinct(runs: Sequence[Run], what: Callable[[Mapping[str, Any]], str]) -> 
     return [text for text in dict.fromkeys(what(run.manifest) for run in runs) if text]
 
 
-def _attempt(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The last start of a run: the one that finished it."""
-    return (manifest.get("attempts") or [{}])[-1]
-
-
 def _data(manifest: Mapping[str, Any]) -> str:
     data = manifest.get("data") or {}
     return f"{data.get('name', '')} {data['hash']}".strip() if "hash" in data else ""
 
 
 def _commit(manifest: Mapping[str, Any]) -> str:
-    git = _attempt(manifest).get("git") or {}
+    git = last_attempt(manifest).get("git") or {}
     return f"{git['commit'][:12]}{' (changed)' if git.get('dirty') else ''}" if "commit" in git else ""
 
 
 def _device(manifest: Mapping[str, Any]) -> str:
-    attempt = _attempt(manifest)
+    attempt = last_attempt(manifest)
     return f"{attempt.get('processes', 1)} x {attempt['device']}" if "device" in attempt else ""
 
 
 def _versions(manifest: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in (_attempt(manifest).get("versions") or {}).items())
+    return ", ".join(f"{name} {number}" for name, number in (last_attempt(manifest).get("versions") or {}).items())

@@ -127,6 +127,11 @@ def effective_batch(cfg: DictConfig, processes: int) -> int:
     return cfg.training.batch_size * processes * cfg.trainer.get("accumulate_grad_batches", 1)
 
 
+def last_attempt(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The last start of a run, the one that finished it if it is; empty where none is recorded."""
+    return ((manifest or {}).get("attempts") or [{}])[-1]
+
+
 def device_count(devices: Any) -> int | None:
     """How many devices `trainer.devices` names; None where the machine decides."""
     if isinstance(devices, str) and "," in devices:
@@ -266,10 +271,9 @@ class RunFolder:
         return self.has_results or any(self.checkpoints.glob("*.ckpt"))
 
     @property
-    def began(self) -> dict[str, Any]:
+    def began(self) -> Mapping[str, Any]:
         """The attempt whose effective batch and precision are the run's own; empty where no work is kept of one."""
-        attempts = ((self.manifest or {}).get("attempts") or []) if self.holds_work else []
-        return attempts[-1] if attempts else {}
+        return last_attempt(self.manifest) if self.holds_work else {}
 
     def other_resources(self, asked: Mapping[str, Any]) -> BadInput | None:
         """What to say where the run that lies here was made with another effective batch or precision than `asked`."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from covidseg.sweep.rows import key_of
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 
 Job = tuple[list[str], DictConfig]
@@ -78,7 +79,7 @@ def _answers(
 
 def without_fold(overrides: Sequence[str]) -> list[str]:
     """The overrides but for `fold=`."""
-    return [override for override in overrides if override.lstrip("+").split("=", 1)[0] != "fold"]
+    return [override for override in overrides if key_of(override) != "fold"]
 
 
 def names_fold(overrides: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
 from covidseg.sweep.estimate import check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
 from covidseg.sweep.ledger import Ledger
-from covidseg.sweep.rows import CLASH, Row, State
+from covidseg.sweep.rows import CLASH, Row, State, key_of
 from covidseg.sweep.schedule import best_order
 from covidseg.sweep.view import View
 from covidseg.system.errors import BadInput, CovidSegError
@@ -41,7 +41,7 @@ def plan(jobs: Sequence[tuple[list[str], DictConfig]]) -> list[Row]:
         other = rows.setdefault(row.folder.path, row)
         if other.overrides != row.overrides:
             differs = next((override for override in row.overrides if override not in other.overrides), "optimizer.lr")
-            key = differs.lstrip("+").split("=", 1)[0]
+            key = key_of(differs)
             raise BadInput(
                 row.name,
                 f"two runs of this sweep would share the folder ({_only(other, row)} and {_only(row, other)})",

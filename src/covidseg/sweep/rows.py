@@ -119,9 +119,14 @@ def judged(
     return State.WAITING, ""
 
 
+def key_of(override: str) -> str:
+    """The option that an override sets, as `data` of `+data=folder`."""
+    return override.lstrip("+").split("=", 1)[0]
+
+
 def starts_the_run(override: str) -> bool:
     """Whether an override says how runs are started, and nothing about the run."""
-    key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+    key = key_of(override.lstrip("+~")).split("@", 1)[0]
     return key in _NOT_THE_RUNS or key.startswith(("hydra.", "hydra/"))
 
 

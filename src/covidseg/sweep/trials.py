@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from covidseg.runs.folder import RunFolder, model_name, run_dir
 from covidseg.sweep.folds import Job, names_fold, without_fold
-from covidseg.sweep.rows import starts_the_run
+from covidseg.sweep.rows import key_of, starts_the_run
 
 _IN_THE_PATH = ("name", "row", "task", "seed", "fold", "model")
 _LONGEST = 100  # characters of a folder's name
@@ -50,7 +50,7 @@ def _named(overrides: list[str], cfg: DictConfig, given: Collection[str]) -> Job
 
 
 def _is_in_the_path(override: str) -> bool:
-    key = override.lstrip("+").split("=", 1)[0]
+    key = key_of(override)
     return key in _IN_THE_PATH or key.startswith(("model/", "experiments/"))
 
 

@@ -55,11 +55,10 @@ def atomic_path(path: Path | str, suffix: str | None = None) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
+            fsync(temporary)
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
-            _fsync_folder(path.parent)
+            fsync(path.parent)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
@@ -146,8 +145,9 @@ def environment_faults(path: Path) -> Iterator[None]:
         raise EnvironmentFault(path.name, wrong, DISK_FAULTS[error.errno]) from error
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

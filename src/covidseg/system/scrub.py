@@ -55,15 +55,20 @@ def without_secrets(node: Any, key: str = "") -> Any:
 
     What comes from the environment stays the text `${oc.env:NAME}`, escaped so that nobody resolves it.
     """
+    return _masked(node, key, _secret_values())
+
+
+def _masked(node: Any, key: str, held: list[str]) -> Any:
+    """`held`: values that are secret wherever they stand."""
     if isinstance(node, Mapping):
-        return {name: without_secrets(value, str(name)) for name, value in node.items()}
+        return {name: _masked(value, str(name), held) for name, value in node.items()}
     if isinstance(node, list | tuple):
-        return [without_secrets(value, key) for value in node]
+        return [_masked(value, key, held) for value in node]
     if node is not None and is_secret(key):
         return MASK
     if not isinstance(node, str):
         return node
-    for value in _secret_values():
+    for value in held:
         node = node.replace(value, MASK)
     node = _IN_ADDRESS.sub(MASK, node)
     return _INTERPOLATION.sub(r"\\${", node) if "oc.env" in node else node

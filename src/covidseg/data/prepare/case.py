@@ -18,7 +18,7 @@ from covidseg.data.prepare.grid import Grid
 from covidseg.data.store import ARRAYS, LABELS
 from covidseg.scans.geometry import Geometry
 from covidseg.system.errors import BadInput, EnvironmentFault
-from covidseg.system.files import TEMPORARY_PREFIX, environment_faults, sha256
+from covidseg.system.files import TEMPORARY_PREFIX, environment_faults, fsync, sha256
 
 NEAR_MM = 8.0  # a lesion this close to the lung mask belongs to it: masks drawn around lesions leave them out
 SPARE_BYTES = 2**24  # left free on the disk beside what a case needs
@@ -147,9 +147,9 @@ def _write(request: CaseRequest, info: dict, image: np.ndarray, mask: np.ndarray
             info["sha256"] = {name: sha256(temporary / name) for name in ARRAYS}
             (temporary / "case.json").write_text(_json(info))
             for path in (*temporary.iterdir(), temporary):
-                _fsync(path)
+                fsync(path)
             os.rename(temporary, target)
-            _fsync(request.folder)
+            fsync(request.folder)
     except EnvironmentFault as fault:
         raise EnvironmentFault(
             f"case {request.source.id}", f"{fault.wrong}; it needs {need >> 20} MiB", fault.remedy
@@ -179,11 +179,3 @@ def _json(info: dict) -> str:
     points = {name: json.dumps(voxels, separators=(",", ":")) for name, voxels in info["foreground"].items()}
     lines = ",\n".join(f'    "{name}": {voxels}' for name, voxels in points.items())
     return f'{text[:-2]},\n  "foreground": {{\n{lines}\n  }}\n}}\n'
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
