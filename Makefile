@@ -10,7 +10,7 @@ export GPUS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-lowest lint format demo sweep-comparison sweep-ablation status clean
+.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation status clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-lowest:  ## the default tests on the lowest versions that pyproject.toml ad
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev]'
 	.venv-lowest/bin/python -m pytest
+
+tables: $(READY)  ## write the tables of README, docs and experiments anew from what they are about
+	$(BIN)/python -m covidseg.benchmark.tables
 
 lint: $(READY)  ## ruff: rules and formatting
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from covidseg.config.paths import CONF, ROOT
+from covidseg.config.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -40,25 +40,6 @@ def test_options_compose(command, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_network_table_is_the_measured_one():
-    measured = (ROOT / "experiments" / "networks.md").read_text(encoding="utf-8")
-    rows = [line for line in measured.splitlines() if line.startswith("|")]
-    assert len(rows) > 10
-    assert "\n".join(rows) in README
-
-
-def test_network_table_is_up_to_date():
-    """The cheapest and the dearest row, computed again."""
-    from omegaconf import OmegaConf
-
-    from covidseg.nets.cost import network_cost
-    from covidseg.system.files import read_json
-
-    rows = {row["row"]: row for row in read_json(ROOT / "experiments" / "networks.json")["rows"]}
-    config = OmegaConf.load(CONF / "model" / "fdfcn.yaml")
-    assert network_cost(config, (64, 128, 128)) == (rows["fdfcn"]["parameters"], rows["fdfcn"]["multiply_adds"])
 
 
 def test_python_block_runs(monkeypatch, make_run, write_scan, tmp_path):

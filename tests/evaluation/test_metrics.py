@@ -1,3 +1,4 @@
+import io
 import math
 import statistics
 
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.metrics import compute_surface_dice
+from rich.console import Console
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 from torchmetrics.segmentation import DiceScore
 
 from covidseg.evaluation.metrics import METRICS, case_metrics, summarise, union_box
+from covidseg.evaluation.results import COLUMNS, summarise_sets, summary_table
 
 SPACING = (5.0, 0.7, 0.9)
 
@@ -116,10 +119,11 @@ def test_ragged_mask_scores_the_same_as_in_monai_and_by_hand():
 
 
 EMPTY, FULL, OTHER = np.zeros((6, 6, 6), bool), _block((1, 3), (1, 3), (1, 3)), _block((4, 5), (4, 5), (4, 5))
+VOLUME = 8 * math.prod(SPACING) / 1000  # of FULL, ml
 POLICY = {
-    "both empty": (EMPTY, EMPTY, [None, None, None, None, None], "both masks empty"),
-    "false alarm": (FULL, EMPTY, [0.0, None, 0.0, 0.0, None], "empty reference"),
-    "missed": (EMPTY, FULL, [0.0, 0.0, None, 0.0, None], "empty prediction"),
+    "both empty": (EMPTY, EMPTY, [None, None, None, None, None, None, 0.0], "both masks empty"),
+    "false alarm": (FULL, EMPTY, [0.0, None, 0.0, 0.0, None, 0.0, VOLUME], "empty reference"),
+    "missed": (EMPTY, FULL, [0.0, 0.0, None, 0.0, None, 0.0, VOLUME], "empty prediction"),
 }
 
 
@@ -127,9 +131,9 @@ POLICY = {
 def test_empty_masks_follow_the_written_policy(name):
     prediction, reference, expected, reason = POLICY[name]
     scores = case_metrics(prediction, reference, SPACING, 1.0)
-    assert [scores[metric] for metric in METRICS] == expected
+    assert [scores[metric.name] for metric in METRICS] == expected
     assert scores["undefined"] == {
-        metric: reason for metric, value in zip(METRICS, expected, strict=True) if value is None
+        metric.name: reason for metric, value in zip(METRICS, expected, strict=True) if value is None
     }
 
 
@@ -199,7 +203,7 @@ laws = settings(max_examples=25, deadline=None)
 
 
 def _assert_close(a, b, ignore=()):
-    for name in METRICS:
+    for name in (metric.name for metric in METRICS):
         if name not in ignore:
             assert (a[name] is None) == (b[name] is None), name
             assert a[name] is None or a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), name
@@ -209,8 +213,8 @@ def _assert_close(a, b, ignore=()):
 @given(pairs)
 def test_law_bounds_and_the_relation_of_dice_to_its_parts(pair):
     scores = case_metrics(*pair, SPACING, 1.0)
-    for name in METRICS[:4]:
-        assert scores[name] is None or 0 <= scores[name] <= 1
+    for metric in METRICS:
+        assert scores[metric.name] is None or 0 <= scores[metric.name] <= metric.greatest
     dice, sensitivity, precision = (scores[name] for name in ("dice", "sensitivity", "precision"))
     if sensitivity is not None and precision is not None:
         assert sensitivity + precision - 1 <= dice + 1e-9 <= (sensitivity + precision) / 2 + 2e-9
@@ -229,7 +233,7 @@ def test_law_symmetry(pair):
 def test_law_identity(pair):
     if pair[0].any():
         scores = case_metrics(pair[0], pair[0], SPACING, 1.0)
-        assert [scores[name] for name in METRICS] == [1, 1, 1, 1, 0]
+        assert [scores[metric.name] for metric in METRICS] == [int(metric.higher_is_better) for metric in METRICS]
 
 
 @laws
@@ -251,9 +255,13 @@ def test_law_padding(pair, width):
 def test_law_spacing_scale(pair, factor):
     small = case_metrics(*pair, SPACING, 1.0)
     large = case_metrics(*pair, [factor * step for step in SPACING], factor)
-    _assert_close(small, large, ignore=("hd95",))
-    if small["hd95"] is not None:
-        assert large["hd95"] == pytest.approx(factor * small["hd95"], rel=1e-4)
+    power = {"mm": 1, "ml": 3}
+    scaled = [metric for metric in METRICS if metric.unit]
+    _assert_close(small, large, ignore=[metric.name for metric in scaled])
+    for metric in scaled:
+        if small[metric.name] is not None:
+            expected = factor ** power[metric.unit] * small[metric.name]
+            assert large[metric.name] == pytest.approx(expected, rel=1e-4)
 
 
 @laws
@@ -266,10 +274,31 @@ def test_union_box_holds_everything_and_nothing_more(mask, margin):
         assert [part.start for part in box] == [max(low - margin, 0) for low in tight.min(0)]
 
 
-def test_without_surfaces_the_overlap_is_the_same_and_the_rest_says_why():
+def test_without_slow_metrics_the_others_are_the_same_and_the_rest_says_why():
     prediction, reference = np.zeros((2, 6, 6, 6), bool)
     prediction[1:4, 1:4, 1:4] = reference[2:5, 1:4, 1:4] = True
-    whole, part = (case_metrics(prediction, reference, (1, 1, 1), 1, surfaces=wanted) for wanted in (True, False))
-    assert part["nsd"] is None and part["hd95"] is None
-    assert part["undefined"] == {"nsd": "not computed", "hd95": "not computed"}
-    assert all(part[name] == whole[name] for name in whole.keys() - {"nsd", "hd95", "undefined"})
+    whole, part = (case_metrics(prediction, reference, (1, 1, 1), 1, slow=wanted) for wanted in (True, False))
+    slow = {metric.name for metric in METRICS if metric.slow}
+    assert slow == {"nsd", "hd95", "lesion_f1"} and all(part[name] is None for name in slow)
+    assert part["undefined"] == dict.fromkeys(slow, "not computed")
+    assert all(part[name] == whole[name] for name in whole.keys() - slow - {"undefined"})
+
+
+def test_volume_error_has_no_sign():
+    larger = _block((1, 3), (1, 3), (1, 4))
+    expected = 4 * math.prod(SPACING) / 1000
+    for pair in ((larger, FULL), (FULL, larger)):
+        assert case_metrics(*pair, SPACING, 1.0)["volume_error"] == pytest.approx(expected)
+
+
+def test_every_entry_of_metrics_is_a_column_a_summary_and_a_line_of_the_terminals_table():
+    assert [name for name in COLUMNS if name in {metric.column for metric in METRICS}] == [
+        metric.column for metric in METRICS
+    ]
+    row = {"set": "test", "structure": "lesion", "tp": 1, "fp": 0, "fn": 0}
+    sets = summarise_sets([row | {metric.column: 0.5 for metric in METRICS}])
+    assert all(sets["test"]["lesion"][metric.name]["mean"] == 0.5 for metric in METRICS)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table(sets))
+    shown = console.export_text()
+    assert all(metric.heading in shown for metric in METRICS)

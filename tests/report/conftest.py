@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from covidseg.evaluation.metrics import case_metrics
+from covidseg.evaluation.metrics import METRICS, case_metrics
 from covidseg.evaluation.results import COLUMNS, summarise_sets
 from covidseg.runs.folder import RunFolder
 from covidseg.runs.slices import Slice
@@ -16,7 +16,8 @@ def case_row(case, structure, prediction, reference, set_name="test", patient=No
     scores = case_metrics(prediction, reference, SPACING, 3.0)
     reasons = "; ".join(f"{name}: {why}" for name, why in scores.pop("undefined").items())
     identity = {"case": case, "patient": patient or case, "site": "A", "set": set_name, "structure": structure}
-    return {key: ({**identity, **scores, "hd95_mm": scores["hd95"], "undefined": reasons})[key] for key in COLUMNS}
+    columns = {metric.column: scores[metric.name] for metric in METRICS}
+    return {key: ({**identity, **scores, **columns, "undefined": reasons})[key] for key in COLUMNS}
 
 
 def block(shape, corner, size):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from covidseg.data.train.augment import Augment, Noise
+from covidseg.evaluation.metrics import METRICS
 from covidseg.evaluation.structures import Task
 from covidseg.inference.window import WindowInferer
 from covidseg.system.errors import BadInput
@@ -146,11 +147,10 @@ def test_it_learns_a_patch_by_heart(train_config):
 
 
 def test_validation_scores_leave_undefined_means_out():
-    row = {"set": "validation", "case": "a", "tp": 1, "fp": 0, "fn": 1, "dice": 0.5, "sensitivity": 0.5,
-           "precision": 1.0, "nsd": 0.25, "hd95_mm": 3.0}  # fmt: skip
-    empty = {**row, "case": "b", "tp": 0, "fn": 0} | dict.fromkeys(
-        ("dice", "sensitivity", "precision", "nsd", "hd95_mm")
-    )
+    undefined = dict.fromkeys(metric.column for metric in METRICS)
+    row = {"set": "validation", "case": "a", "tp": 1, "fp": 0, "fn": 1, **undefined}
+    row |= {"dice": 0.5, "sensitivity": 0.5, "precision": 1.0}
+    empty = {**row, "case": "b", "tp": 0, "fn": 0} | undefined
     scores = validation_scores([{**row, "structure": "lesion"}, {**empty, "structure": "lung"}])
     assert scores == {
         "val/lesion/dice": 0.5, "val/lesion/sensitivity": 0.5, "val/lesion/precision": 1.0, "val/dice": 0.5,

@@ -1,8 +1,9 @@
 """What every row of both tables costs, from shapes alone: parameters, multiply-adds, memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import hydra
 import torch
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 from covidseg.config.paths import EXPERIMENTS
 from covidseg.nets.cost import bytes_for_backward, meta_network, multiply_adds, parameters
-from covidseg.system.files import write_json, write_text
+from covidseg.system.files import json_text, write_text
 
 GIB = 2**30
 PAPER = (
@@ -19,23 +20,47 @@ PAPER = (
 )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What all rows cost at one size and batch size."""
+
+    size_zyx: tuple[int, ...]
+    batch_size: int
+    rows: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """By the section `networks` of conf/benchmark.yaml."""
+        rows = [measure(table, row, options) for table, row in all_rows()]
+        return cls(tuple(options["size_zyx"]), options["batch_size"], rows)
+
+    @property
+    def table(self) -> str:
+        """As Markdown."""
+        return markdown(self.rows)
+
+    @property
+    def text(self) -> str:
+        """The table, and above it what it holds."""
+        z, y, x = self.size_zyx
+        about = [
+            f"10^9 multiply-adds (MAC) of one prediction at {x} x {y} x {z}, and GiB kept for the backward pass at",
+            f"batch {self.batch_size} in float32, without and with `model.checkpoint_activations=true`.",
+        ]
+        return "\n".join([*about, "", self.table])
+
+    def files(self) -> dict[str, str]:
+        """{name: text} of the files that hold it."""
+        numbers = {"torch": torch.__version__.partition("+")[0], **asdict(self)}
+        return {"networks.md": self.text + "\n", "networks.json": json_text(numbers)}
+
+
 def run(cfg: DictConfig) -> None:
     """Print the table; write it and its numbers to `cfg.output`."""
-    options = cfg.networks
-    rows = [measure(table, row, options) for table, row in all_rows()]
-    text = markdown(rows, options.size_zyx, options.batch_size)
-    print(text)
-    output = Path(cfg.output)
-    write_text(output / "networks.md", text + "\n")
-    write_json(
-        output / "networks.json",
-        {
-            "torch": torch.__version__,
-            "size_zyx": list(options.size_zyx),
-            "batch_size": options.batch_size,
-            "rows": rows,
-        },
-    )
+    measured = Measured.of(cfg.networks)
+    print(measured.text)
+    for name, text in measured.files().items():
+        write_text(Path(cfg.output) / name, text)
 
 
 def all_rows() -> list[tuple[str, str]]:
@@ -66,13 +91,9 @@ def measure(table: str, row: str, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], size_zyx: Sequence[int], batch_size: int) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    z, y, x = size_zyx
     lines = [
-        f"10^9 multiply-adds (MAC) of one prediction at {x} x {y} x {z}, and GiB kept for the backward pass at batch",
-        f"{batch_size} in float32, without and with `model.checkpoint_activations=true`.",
-        "",
         "| table | row | model | variation | pyramid | parameters | in its paper | 10^9 MAC | GiB kept | recomputing |",
         "|---|---|---|---|---|--:|--:|--:|--:|--:|",
     ]

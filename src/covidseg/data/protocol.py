@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from covidseg.data.datasets import Source
-from covidseg.data.prepare.splits import ALL, SIDES
+from covidseg.data.prepare.splits import ALL, HELD_OUT, SIDES
 from covidseg.data.store import PreparedDataset
 from covidseg.system.errors import BadInput
 
@@ -51,7 +51,7 @@ class Division:
         sides = self.splits["fixed"] if fold is None else self.splits["folds"][fold]
         wanted = set(structures)
         there = [side for side in SIDES if any(wanted & set(self.annotated[case]) for case in sides[side])]
-        if tested := tuple(side for side in there if side in ("test", "external")):
+        if tested := tuple(side for side in there if side in HELD_OUT):
             return tested
         declared = fold is None and "validation" not in self.splits.get("drawn", ())
         return ("validation",) if declared and "validation" in there else ()

@@ -7,11 +7,10 @@ of all cases.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from covidseg.data.prepare.splits import HELD_OUT, SIDES
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.system.errors import BadInput
 
-SETS = ("train", "validation", "test", "external")
-HELD_OUT = ("test", "external")  # what is scored unless others are asked for
 ALL = "all"  # the set of data that nobody divided
 Sets = dict[str, list[PreparedCase]]
 
@@ -19,7 +18,7 @@ Sets = dict[str, list[PreparedCase]]
 def own_sets(dataset: PreparedDataset, fold: int | str | None, choosing: bool = False) -> Sets:
     """{set: cases} of the division a run was trained with (`PreparedDataset.split`), of the sets that have any."""
     split = dataset.split(fold, choosing)
-    sides = {name: getattr(split, name) for name in SETS}
+    sides = {name: getattr(split, name) for name in SIDES}
     return {name: [dataset.cases[case] for case in cases] for name, cases in sides.items() if cases}
 
 
@@ -75,8 +74,8 @@ def annotated(sets: Mapping[str, Sequence[PreparedCase]], structures: Collection
 
 def _names(wanted: str | Sequence[str] | None) -> list[str]:
     names = [wanted] if isinstance(wanted, str) else list(HELD_OUT if wanted is None else wanted)
-    if unknown := [name for name in names if name not in SETS]:
-        raise BadInput(f"sets={unknown[0]}", "there is no such set", f"{', '.join(SETS)}, or {ALL}")
+    if unknown := [name for name in names if name not in SIDES]:
+        raise BadInput(f"sets={unknown[0]}", "there is no such set", f"{', '.join(SIDES)}, or {ALL}")
     return names
 
 

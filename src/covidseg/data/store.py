@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from covidseg.data.prepare.grid import Grid
-from covidseg.data.prepare.splits import ALL
+from covidseg.data.prepare.splits import ALL, SIDES
 from covidseg.scans.gate.names import require_case_id
 from covidseg.system.errors import BadInput
 from covidseg.system.files import MAX_JSON_BYTES, parse_json, read_json, sha256
@@ -33,7 +33,7 @@ _INDEX = {
     "spacing_zyx": [NUMBER, NUMBER, NUMBER],
     "cases": [{"id": str, "patient": str, "site": str, "annotated": [set(LABELS)], "sha256": _SHA256}],
 }
-_SIDES = {side: [str] for side in ("train", "validation", "test", "external")}
+_SIDES = {side: [str] for side in SIDES}
 _SPLITS = {"fixed": _SIDES, "folds": [_SIDES], "drawn?": [set(_SIDES)], "choosing?": [[str]]}
 _THREE = [int, int, int]
 CASE = {  # of case.json

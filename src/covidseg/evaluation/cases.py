@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from covidseg.data.datasets import case_id
 from covidseg.data.store import PreparedCase, PreparedDataset
-from covidseg.evaluation.metrics import case_metrics
+from covidseg.evaluation.metrics import METRICS, case_metrics
 from covidseg.evaluation.results import COLUMNS
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import NAMES, Task
@@ -23,7 +23,7 @@ def case_scores(
     spacing_zyx: Sequence[float],
     task: Task,
     annotated: Iterable[str],
-    surfaces: bool = True,
+    slow: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """`case_metrics` of each structure of the task that is annotated in this case.
 
@@ -32,7 +32,7 @@ def case_scores(
     annotated = set(annotated)
     return {
         name: case_metrics(
-            part.in_prediction(classes), part.in_reference(reference), spacing_zyx, part.tolerance_mm, surfaces
+            part.in_prediction(classes), part.in_reference(reference), spacing_zyx, part.tolerance_mm, slow
         )
         for name, part in task.structures.items()
         if name in annotated
@@ -44,15 +44,15 @@ def evaluate_cases(
     sets: Mapping[str, Sequence[PreparedCase]],
     task: Task,
     progress: Callable[[str], None] | None = None,
-    surfaces: bool = True,
+    slow: bool = True,
     scores: CaseScores | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `cases.csv` for every case of every set that has a structure of the task annotated.
 
     `segment(case)` gives the class map on the scan's own grid. Under `torch.distributed` call it on every rank: the
     cases are divided without padding, and every rank returns all rows, which `scores` brings together, on a device that
-    the process group can send from. `progress` gets each case's id when it is done. `surfaces=False` leaves out NSD and
-    HD95. A failure on one rank is raised on all of them.
+    the process group can send from. `progress` gets each case's id when it is done. `slow=False` leaves out the
+    metrics that take seconds a case. A failure on one rank is raised on all of them.
     """
     wanted = [
         (name, case) for name, cases in sets.items() for case in cases if set(case.annotated) & set(task.structures)
@@ -70,7 +70,7 @@ def evaluate_cases(
     try:
         for name, case in wanted[rank::ranks]:
             spacing = case.grid.native.spacing_zyx
-            found = case_scores(segment(case), case.reference(), spacing, task, case.annotated, surfaces)
+            found = case_scores(segment(case), case.reference(), spacing, task, case.annotated, slow)
             for structure, values in found.items():
                 scores.update(name, case.id, structure, values)
             if progress:
@@ -208,7 +208,7 @@ def _identity(case: PreparedCase, set_name: str, structure: str) -> dict[str, st
 def _row(scores: Mapping[str, Any]) -> dict[str, Any]:
     """A line of `cases.csv`: names of the columns, and the reasons as text."""
     reasons = "; ".join(f"{name}: {reason}" for name, reason in scores["undefined"].items())
-    found = {**scores, "hd95_mm": scores["hd95"], "undefined": reasons}
+    found = {**scores, **{metric.column: scores[metric.name] for metric in METRICS}, "undefined": reasons}
     return {column: found[column] for column in COLUMNS}
 
 

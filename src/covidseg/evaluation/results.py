@@ -7,23 +7,22 @@ from typing import Any
 from rich.table import Table
 
 from covidseg.evaluation.flags import Findings, flags
-from covidseg.evaluation.metrics import METRICS, summarise
+from covidseg.evaluation.metrics import COUNTS, METRICS, VOLUMES, summarise
 from covidseg.system.files import write_csv, write_json
 
 COLUMNS = (
     *("case", "patient", "site", "set", "structure"),
-    *("dice", "sensitivity", "precision", "nsd", "hd95_mm"),
-    *("tp", "fp", "fn", "reference_ml", "prediction_ml", "undefined"),
+    *(metric.column for metric in METRICS),
+    *(*COUNTS, *VOLUMES, "undefined"),
 )
-
-_TITLES = {"dice": "Dice", "sensitivity": "sensitivity", "precision": "precision", "nsd": "NSD", "hd95": "HD95, mm"}
 
 
 def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """{set: {structure: `metrics.summarise`}} of rows of `cases.csv`."""
     groups: dict[str, dict[str, list]] = {}
     for row in rows:
-        groups.setdefault(row["set"], {}).setdefault(row["structure"], []).append({**row, "hd95": row["hd95_mm"]})
+        named = {metric.name: row[metric.column] for metric in METRICS}
+        groups.setdefault(row["set"], {}).setdefault(row["structure"], []).append({**row, **named})
     return {name: {part: summarise(found) for part, found in parts.items()} for name, parts in groups.items()}
 
 
@@ -51,18 +50,13 @@ def summary_table(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     for set_name, parts in sets.items():
         for structure, summary in parts.items():
             for metric in METRICS:
-                cells = [_number(summary[metric][part], metric) for part in ("mean", "sd", "median")]
-                first = (set_name, structure) if metric == METRICS[0] else ("", "")
-                table.add_row(*first, _TITLES[metric], *cells, str(summary[metric]["n"]))
+                found = summary[metric.name]
+                cells = [metric.text(found[part]) for part in ("mean", "sd", "median")]
+                first = (set_name, structure) if metric is METRICS[0] else ("", "")
+                table.add_row(*first, metric.heading, *cells, str(found["n"]))
             table.add_section()
             named = ("n_missed", "missed"), ("n_false_alarm", "false alarms"), ("n_empty_reference", "empty references")
             numbers = ", ".join(f"{summary[key]} {title}" for key, title in named)
             counts.append(f"{set_name}, {structure}: {summary['n']} cases, {numbers}")
     table.caption = "\n".join(counts)
     return table
-
-
-def _number(value: float | None, metric: str) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if metric == "hd95" else f"{value:.3f}"

@@ -10,7 +10,8 @@ from torchmetrics import Metric
 
 from covidseg.evaluation.metrics import COUNTS, METRICS, REASONS, VOLUMES
 
-_NUMBERS = (*METRICS, *COUNTS, *VOLUMES)
+_METRICS = tuple(metric.name for metric in METRICS)
+_NUMBERS = (*_METRICS, *COUNTS, *VOLUMES)
 _ONCE = "the scored cases are not the cases of the sets, each once"
 
 
@@ -45,7 +46,7 @@ class CaseScores(Metric):
         rows = len(self.identities)
         for name, shape in (
             ("numbers", (rows, len(_NUMBERS))),
-            ("reasons", (rows, len(METRICS))),
+            ("reasons", (rows, len(_METRICS))),
             ("updates", (rows,)),
         ):
             zeros = torch.zeros(shape, dtype=torch.int64, device=self.device)
@@ -56,7 +57,7 @@ class CaseScores(Metric):
         """Take what `case_metrics` gave for one case and structure."""
         row = self.row_of[set_name, case, structure]
         values = [float("nan") if scores[name] is None else float(scores[name]) for name in _NUMBERS]
-        undefined = [1 + REASONS.index(scores["undefined"][name]) if scores[name] is None else 0 for name in METRICS]
+        undefined = [1 + REASONS.index(scores["undefined"][name]) if scores[name] is None else 0 for name in _METRICS]
         self.numbers[row] = torch.tensor(values, dtype=torch.float64).view(torch.int64).to(self.device)
         self.reasons[row] = torch.tensor(undefined, device=self.device)
         self.updates[row] += 1
@@ -69,7 +70,7 @@ class CaseScores(Metric):
         rows = []
         for identity, values, codes in zip(self.identities, numbers, reasons, strict=True):
             scores: dict[str, Any] = dict(zip(_NUMBERS, values, strict=True))
-            undefined = {name: REASONS[code - 1] for name, code in zip(METRICS, codes, strict=True) if code}
+            undefined = {name: REASONS[code - 1] for name, code in zip(_METRICS, codes, strict=True) if code}
             scores |= dict.fromkeys(undefined) | {name: int(scores[name]) for name in COUNTS}
             rows.append({**identity, **scores, "undefined": undefined})
         return rows

@@ -164,12 +164,14 @@ def compare(
     scores: Mapping[Hashable, float],
     baseline_scores: Mapping[Hashable, float],
     patient_of: Mapping[Hashable, Hashable],
+    higher_is_better: bool = True,
 ) -> Comparison | None:
     """`Comparison` of two rows' `case_means` over the cases they share; None if they share none."""
     cases = [case for case in scores if case in baseline_scores]
     if not cases:
         return None
     differences = np.array([scores[case] - baseline_scores[case] for case in cases])
+    better = differences if higher_is_better else -differences
     patients = [patient_of[case] for case in cases]
     sums, sizes = _by_patient(differences, patients)
     sd = float((sums / sizes).std(ddof=1)) if len(sums) > 1 else None
@@ -185,20 +187,23 @@ def compare(
         p_permutation=permutation_p(differences, patients),
         p_wilcoxon=wilcoxon_p(differences, patients),
         effect=float(differences.mean()) / sd if sd else None,
-        superiority=float(np.mean((differences > 0) + 0.5 * (differences == 0))),
+        superiority=float(np.mean((better > 0) + 0.5 * (better == 0))),
         detectable=None if sd is None else detectable_difference(sd, len(sums)),
     )
 
 
 def compare_all(
-    scores: Mapping[str, Mapping[Hashable, float]], baseline: str, patient_of: Mapping[Hashable, Hashable]
+    scores: Mapping[str, Mapping[Hashable, float]],
+    baseline: str,
+    patient_of: Mapping[Hashable, Hashable],
+    higher_is_better: bool = True,
 ) -> list[Comparison]:
     """Every row against `baseline`, with Holm's correction over these comparisons. `scores`: row -> `case_means`."""
-    found = [
-        comparison
-        for row, own in scores.items()
-        if row != baseline and (comparison := compare(row, baseline, own, scores[baseline], patient_of))
-    ]
+    others = {row: own for row, own in scores.items() if row != baseline}
+    compared = (
+        compare(row, baseline, own, scores[baseline], patient_of, higher_is_better) for row, own in others.items()
+    )
+    found = [comparison for comparison in compared if comparison]
     corrected = holm([comparison.p_permutation for comparison in found])
     return [Comparison(**comparison.to_dict() | {"p_holm": p}) for comparison, p in zip(found, corrected, strict=True)]
 

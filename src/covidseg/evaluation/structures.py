@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 
 from covidseg.system.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ("lesion", "lung")  # every structure of every task; also the suffixes of mask files
 
@@ -69,6 +71,8 @@ class Task:
         taught = tuple(int(label in part.labels) for label in range(3))
         return type(self)(self.name, 2, taught, {name: replace(part, channels=(1,))})
 
-    def target(self, labels: torch.Tensor) -> torch.Tensor:
+    def target(self, labels: "torch.Tensor") -> "torch.Tensor":
         """Training target of a stored label map of any integer type: int64, same shape, on the same device."""
+        import torch  # the report names structures without it
+
         return torch.tensor(self.label_to_target, device=labels.device)[labels.long()]

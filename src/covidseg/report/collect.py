@@ -11,16 +11,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from covidseg.data.prepare.splits import ALL
+from covidseg.data.prepare.splits import ALL, HELD_OUT
+from covidseg.evaluation.metrics import METRICS
 from covidseg.evaluation.results import COLUMNS
+from covidseg.evaluation.structures import NAMES
 from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, run_identity
 from covidseg.system.errors import BadInput
 
-STRUCTURES = ("lesion", "lung")
 THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with
-SETS = ("test", "external", "validation")
-METRICS = ("dice", "sensitivity", "precision", "nsd", "hd95_mm")
-_SHARES = {"dice", "sensitivity", "precision", "nsd"}
+SETS = (*HELD_OUT, "validation")  # in the order of the report
+_METRICS = {metric.column: metric for metric in METRICS}
+_REQUIRED = {
+    name for name in COLUMNS if name not in _METRICS or _METRICS[name].in_paper
+}  # older runs lack later metrics
 _TEXT = {"case", "patient", "site", "set", "structure", "undefined"}
 
 
@@ -100,7 +103,7 @@ def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
     rows = [row for row in known["rows"] if row in expected or any(row == key[0] for key in found)]
     rows += sorted({*expected, *(key[0] for key in found)} - set(rows))
     settings = sorted({key[1:] for key in found}, key=lambda s: (s[0], s[1], -1 if s[2] is None else s[2]))
-    settings = settings or [(task, 0, None) for task in STRUCTURES]
+    settings = settings or [(task, 0, None) for task in NAMES]
     wanted = {(row, *setting) for row in expected for setting in settings} | found.keys()
     segments = {run.task: run.structures for run in there}
     order = {row: position for position, row in enumerate(rows)}
@@ -110,7 +113,7 @@ def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
         titles={row: known["rows"].get(row, {}).get("title", row) for row in rows},
         baseline=next(row for row in (known["baseline"], THRESHOLD_ROW, *rows) if row in rows),
         paper={
-            row: {structure: tuple(values[structure]) for structure in STRUCTURES if structure in values}
+            row: {structure: tuple(values[structure]) for structure in NAMES if structure in values}
             for row, values in known["rows"].items()
         },
         runs=tuple(
@@ -170,7 +173,7 @@ def _structures(run: RunFolder) -> tuple[str, ...]:
 
 
 def _by_name(task: str) -> tuple[str, ...]:
-    return (task,) if task in STRUCTURES else STRUCTURES
+    return (task,) if task in NAMES else NAMES
 
 
 def _missing(runs: Path, row: str, task: str, seed: int, fold: int | None, structures: tuple[str, ...]) -> Run:
@@ -185,16 +188,17 @@ def _progress(status: Mapping[str, Any]) -> str:
 def _read_cases(path: Path) -> list[dict[str, Any]]:
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
-        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+        if missing := _REQUIRED - set(reader.fieldnames or ()):
             raise ValueError(f"columns {sorted(missing)} are missing")
-        return [{key: _value(key, row[key]) for key in COLUMNS} for row in reader]
+        return [{key: _value(key, row.get(key, "")) for key in COLUMNS} for row in reader]
 
 
 def _value(column: str, text: str) -> Any:
     if column in _TEXT:
         return text
     number = float(text) if text else None
-    if number is not None and not 0 <= number < (math.inf if column not in _SHARES else 1 + 1e-9):
+    greatest = _METRICS[column].greatest if column in _METRICS else math.inf
+    if number is not None and not 0 <= number < greatest + 1e-9:
         raise ValueError(f"{column} {text}")
     return number
 

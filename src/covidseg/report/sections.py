@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.evaluation.metrics import IN_PAPER, METRICS
 from covidseg.evaluation.statistics import Summary
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, Line
 from covidseg.runs.folder import last_attempt
 
-_NAMES = {"dice": "Dice", "sensitivity": "Sens.", "precision": "Prec."}
 OURS_BREAKS, PAPER_BREAKS = "†", "*"  # beside a number that cannot be right
 ABSENT = "–"
 
@@ -50,7 +50,8 @@ def _main(results: TableResults, blocks: Sequence[Block]) -> Section:
     """The paper's layout: a method for each line, Dice, sensitivity and precision of lesions, then of lungs."""
     lines = {(line.method, block.structure): line for block in blocks for line in block.lines}
     titles = {line.method: line.title for block in blocks for line in block.lines}
-    header = ["method", *(f"{block.structure} {name}" for block in blocks for name in _NAMES.values()), "n", "runs"]
+    header = ["method", *(f"{block.structure} {metric.narrow}" for block in blocks for metric in IN_PAPER)]
+    header += ["n", "runs"]
     rows = []
     for method, title in titles.items():
         own = [lines.get((method, block.structure)) for block in blocks]
@@ -65,14 +66,12 @@ def _main(results: TableResults, blocks: Sequence[Block]) -> Section:
 
 
 def _narrow(results: TableResults, block: Block) -> Section:
+    first, *others = IN_PAPER
     rows = [
         [
             line.title,
-            spread(line.metrics.get("dice")) + (OURS_BREAKS if line.law else "") if line.runs else "missing",
-            *(
-                _number(line.metrics[name].mean if name in line.metrics else None)
-                for name in ("sensitivity", "precision")
-            ),
+            _own_cell(line, first.column) if line.runs else "missing",
+            *(_mean(line, metric.column) for metric in others),
             f"{line.paper[0]:.3f}{PAPER_BREAKS if line.paper_law else ''}" if line.paper else ABSENT,
             str(line.n),
             f"{line.missed} of {line.scored}" if line.runs else ABSENT,
@@ -80,9 +79,17 @@ def _narrow(results: TableResults, block: Block) -> Section:
         ]
         for line in block.lines
     ]
-    header = ["method", "Dice", "Sens.", "Prec.", "paper", "n", "missed", "runs"]
+    header = ["method", *(metric.narrow for metric in IN_PAPER), "paper", "n", "missed", "runs"]
     notes = [*_protocol_notes([block]), *_law_notes(block.lines)]
     return Section(f"{results.title}: {block.structure}, {block.set} set", header, rows, notes)
+
+
+def _own_cell(line: Line, column: str) -> str:
+    return spread(line.metrics.get(column)) + (OURS_BREAKS if line.law else "")
+
+
+def _mean(line: Line, column: str) -> str:
+    return _number(line.metrics[column].mean if column in line.metrics else None)
 
 
 def _protocol_notes(blocks: Sequence[Block]) -> list[str]:
@@ -95,10 +102,10 @@ def _protocol_notes(blocks: Sequence[Block]) -> list[str]:
 
 def _main_cells(line: Line | None) -> list[str]:
     if line is None:
-        return [ABSENT] * len(_NAMES)
+        return [ABSENT] * len(IN_PAPER)
     cells = []
-    for position, metric in enumerate(_NAMES):
-        ours = spread(line.metrics.get(metric)) if line.runs else "missing"
+    for position, metric in enumerate(IN_PAPER):
+        ours = spread(line.metrics.get(metric.column), metric.digits) if line.runs else "missing"
         if line.law and position == 0:
             ours += OURS_BREAKS
         if line.paper:
@@ -115,7 +122,7 @@ def _law_notes(lines: Sequence[Line]) -> list[str]:
         notes.append(f"{PAPER_BREAKS} {law}. The paper's numbers break this by more than rounding: {names}.")
     for line in lines:
         if line.law:
-            n = ", ".join(f"{line.metrics[metric].n} for {name}" for metric, name in _NAMES.items())
+            n = ", ".join(f"{line.metrics[metric.column].n} for {metric.narrow}" for metric in IN_PAPER)
             why = (
                 "the scores themselves are wrong"
                 if line.law_same_cases
@@ -127,10 +134,10 @@ def _law_notes(lines: Sequence[Line]) -> list[str]:
 
 def _details(blocks: Sequence[Block]) -> Section:
     header = ["method", "set", "structure", "n", "patients", "runs", "seeds", "Dice median", "Dice 95 % interval"]
+    others = [metric for metric in METRICS if not metric.in_paper]
     header += [
         "sd over seeds",
-        "NSD",
-        "HD95, mm",
+        *(f"{metric.heading} {'↑' if metric.higher_is_better else '↓'}" for metric in others),
         "empty references",
         "missed",
         "false alarms",
@@ -152,8 +159,7 @@ def _details(blocks: Sequence[Block]) -> Section:
                 _number(dice.median if dice else None),
                 interval(dice.low, dice.high) if dice else ABSENT,
                 _number(line.seeds_sd),
-                spread(line.metrics.get("nsd")),
-                spread(line.metrics.get("hd95_mm"), digits=1),
+                *(spread(line.metrics.get(metric.column), metric.digits) for metric in others),
                 *(f"{count} of {line.scored}" for count in (line.empty_references, line.missed, line.false_alarms)),
                 _scaled(line.parameters, 1e6, "M"),
                 _scaled(line.multiply_adds, 1e9, "G"),

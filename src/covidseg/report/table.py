@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.evaluation.metrics import IN_PAPER, METRICS
 from covidseg.evaluation.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
-from covidseg.report.collect import METRICS, SETS, STRUCTURES, Run, TableResults
+from covidseg.evaluation.structures import NAMES
+from covidseg.report.collect import SETS, Run, TableResults
 from covidseg.report.protocol import protocol
 
-COMPARED = ("dice", "sensitivity", "precision")  # the paper's three; Holm's families are one metric each
 PAPER_SET = "test"  # its tables are about its test set, not about the cases of the other site
 PAPER_ROUNDING = 0.0005  # it prints three digits
 
@@ -17,10 +18,11 @@ PAPER_ROUNDING = 0.0005  # it prints three digits
 class Line:
     """What one method scored on one structure of one set of cases.
 
-    `metrics` are over cases, each case averaged over the `runs` that scored it; `seeds_sd` is the sd of the seeds' own
-    mean Dice. `n` counts cases, the three counts below count (run, case) pairs out of `scored`. `law` and `paper_law`
-    say that the printed Dice, sensitivity and precision break the law of means over the same cases; `law_same_cases`
-    that ours do so even over the cases where all three are defined, which only wrong scores can do.
+    `metrics`, by the metric's column, are over cases, each case averaged over the `runs` that scored it; `seeds_sd` is
+    the sd of the seeds' own mean Dice. `n` counts cases, the three counts below count (run, case) pairs out of
+    `scored`. `law` and `paper_law` say that the printed Dice, sensitivity and precision break the law of means over the
+    same cases; `law_same_cases` that ours do so even over the cases where all three are defined, which only wrong
+    scores can do.
     """
 
     method: str
@@ -61,10 +63,10 @@ def blocks(results: TableResults) -> list[Block]:
     methods = list(_methods(results))
     scored = {(case["set"], case["structure"]) for run in results.finished for case in run.cases}
     if not scored:
-        scored = {("test", structure) for structure in STRUCTURES}
+        scored = {("test", structure) for structure in NAMES}
     found = []
     for set_name in [name for name in SETS if any(name == key[0] for key in scored)]:
-        for structure in [name for name in STRUCTURES if (set_name, name) in scored]:
+        for structure in [name for name in NAMES if (set_name, name) in scored]:
             lines = tuple(
                 _line(results, method, title, runs, set_name, structure)
                 for method, title, runs in methods
@@ -100,10 +102,10 @@ def _methods(results: TableResults) -> Iterator[tuple[str, str, list[Run]]]:
     """(method, title, runs): a row, with a network for each structure; the same row for each other task of its runs."""
     for row in results.rows:
         own = [run for run in results.runs if run.row == row]
-        separate = [run for run in own if run.task in STRUCTURES]
+        separate = [run for run in own if run.task in NAMES]
         if separate:
             yield row, results.titles[row], separate
-        for task in sorted({run.task for run in own} - set(STRUCTURES)):
+        for task in sorted({run.task for run in own} - set(NAMES)):
             yield f"{row} ({task})", f"{results.titles[row]} ({task})", [run for run in own if run.task == task]
 
 
@@ -114,18 +116,19 @@ def _line(results: TableResults, method: str, title: str, runs: list[Run], set_n
     patients = {case["case"]: case["patient"] for case in cases}
     metrics = {}
     for metric in METRICS:
-        means = scores(finished, set_name, structure, metric)
+        means = scores(finished, set_name, structure, metric.column)
         if means:
-            metrics[metric] = summarise(list(means.values()), [patients[case] for case in means])
+            metrics[metric.column] = summarise(list(means.values()), [patients[case] for case in means])
     seeds = sorted({run.seed for run in finished})
     by_seed = [scores([run for run in finished if run.seed == seed], set_name, structure, "dice") for seed in seeds]
     seed_means = [sum(means.values()) / len(means) for means in by_seed if means]
     empty = [case for case in cases if not case["tp"] + case["fn"]]
     sizes = finished[0].metrics if finished else {}
     paper = results.paper.get(method, {}).get(structure) if set_name == PAPER_SET else None
-    three = [metrics[metric].mean if metric in metrics else None for metric in COMPARED]
-    defined = [case for case in cases if all(case[metric] is not None for metric in COMPARED)]
-    shared = [sum(case[metric] for case in defined) / len(defined) if defined else None for metric in COMPARED]
+    in_paper = [metric.column for metric in IN_PAPER]
+    three = [metrics[name].mean if name in metrics else None for name in in_paper]
+    defined = [case for case in cases if all(case[name] is not None for name in in_paper)]
+    shared = [sum(case[name] for case in defined) / len(defined) if defined else None for name in in_paper]
     return Line(
         method=method,
         title=title,
@@ -159,11 +162,13 @@ def _comparisons(
     }
     patient_of = {case["case"]: case["patient"] for own in runs.values() for case in _cases(own, set_name, structure)}
     compared = {}
-    for metric in COMPARED:
-        means = {method: found for method, own in runs.items() if (found := scores(own, set_name, structure, metric))}
-        baseline = results.baseline
-        if baseline in means and (comparisons := compare_all(means, baseline, patient_of)):
-            compared[metric] = tuple(comparisons)
+    for metric in METRICS:  # Holm's families are one metric each
+        means = {method: scores(own, set_name, structure, metric.column) for method, own in runs.items()}
+        means = {method: found for method, found in means.items() if found}
+        if results.baseline in means:
+            comparisons = compare_all(means, results.baseline, patient_of, metric.higher_is_better)
+            if comparisons:
+                compared[metric.column] = tuple(comparisons)
     return compared
 
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from covidseg.report.collect import METRICS
+from covidseg.evaluation.metrics import METRICS
 from covidseg.report.sections import Section
 from covidseg.report.table import Block, Line
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$^\dagger$", "–": "--",
-    "<": r"$<$", ">": r"$>$",
+    "<": r"$<$", ">": r"$>$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -20,7 +20,7 @@ CSV_COLUMNS = (
     *("method", "title", "set", "structure", "state", "runs", "expected_runs", "seeds", "n", "scored"),
     *("empty_references", "missed", "false_alarms", "parameters", "multiply_adds", "seeds_sd", "law", "paper_law"),
     *("paper_dice", "paper_sensitivity", "paper_precision"),
-    *(f"{metric}_{part}" for metric in METRICS for part in ("n", "mean", "sd", "median", "low", "high")),
+    *(f"{metric.column}_{part}" for metric in METRICS for part in ("n", "mean", "sd", "median", "low", "high")),
 )
 
 

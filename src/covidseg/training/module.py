@@ -15,6 +15,7 @@ from covidseg.data.train.augment import Augment
 from covidseg.data.train.datamodule import CaseSet
 from covidseg.data.train.loader import Batch
 from covidseg.evaluation.cases import evaluate_cases
+from covidseg.evaluation.metrics import METRICS
 from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Task
@@ -81,7 +82,7 @@ class SegmentationTask(pl.LightningModule):
             return classes
 
         rows = evaluate_cases(
-            segment, {"validation": cases.cases}, self.task, surfaces=False, scores=self.validation_scores
+            segment, {"validation": cases.cases}, self.task, slow=False, scores=self.validation_scores
         )
         self.log_dict(validation_scores(rows), logger=False, batch_size=len(cases.cases))
         return shown
@@ -109,10 +110,10 @@ def validation_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """`val/<structure>/<metric>` means over the cases where it is defined, and `val/dice`, the mean over structures."""
     parts = summarise_sets(rows)["validation"]
     scores = {
-        f"val/{structure}/{metric}": summary[metric]["mean"]
+        f"val/{structure}/{metric.name}": summary[metric.name]["mean"]
         for structure, summary in parts.items()
-        for metric in ("dice", "sensitivity", "precision")
-        if summary[metric]["mean"] is not None
+        for metric in METRICS
+        if summary[metric.name]["mean"] is not None
     }
     dice = [scores[f"val/{structure}/dice"] for structure in parts if f"val/{structure}/dice" in scores]
     return scores | ({"val/dice": float(np.mean(dice))} if dice else {})

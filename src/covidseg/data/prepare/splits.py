@@ -10,7 +10,8 @@ import numpy as np
 from covidseg.system.errors import BadInput
 from covidseg.system.files import read_json
 
-SIDES = ("train", "validation", "test", "external")
+SIDES = ("train", "validation", "test", "external")  # also the names of the sets that are scored
+HELD_OUT = ("test", "external")  # what is scored unless others are asked for
 RULES = 2  # how a data set is divided; part of what names a prepared folder, so that no division is read stale
 ALL = "all"  # `fold=all`: train on every case
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from covidseg.data.prepare.splits import SIDES
 from covidseg.data.protocol import Division, other_task
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.data.train.loader import PatchLoader
@@ -33,10 +34,7 @@ class CTDataModule(pl.LightningDataModule):
         super().__init__()
         self.dataset, self.structures, self.training, self.seed = dataset, tuple(structures), training, seed
         split = dataset.split(fold, choosing)
-        cases = {
-            name: [dataset.cases[case] for case in getattr(split, name)]
-            for name in ("train", "validation", "test", "external")
-        }
+        cases = {name: [dataset.cases[case] for case in getattr(split, name)] for name in SIDES}
         self.train_cases = [case for case in cases["train"] if set(self.structures) <= set(case.annotated)]
         self.left_out = [case.id for case in cases["train"] if case not in self.train_cases]
         if not self.train_cases:
@@ -47,7 +45,8 @@ class CTDataModule(pl.LightningDataModule):
             )
         self.sets: dict[str, list[PreparedCase]] = {
             name: [case for case in cases[name] if set(self.structures) & set(case.annotated)]
-            for name in ("validation", "test", "external")
+            for name in SIDES
+            if name != "train"
         }
         division = Division.of_prepared(dataset)
         self.scored = division.scored(fold, self.structures)  # the sets that give the scores
