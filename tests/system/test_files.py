@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -62,6 +63,41 @@ def test_sweep_spares_a_living_writer(tmp_path):
     with files.atomic_path(tmp_path / "a.bin") as temporary:
         assert files.sweep_temporaries(tmp_path) == 0
         assert temporary.exists()
+
+
+@pytest.mark.parametrize("renamed", ["another pid namespace", "the same small pid, later"])
+def test_whose_a_temporary_is_does_not_hang_on_a_pid(tmp_path, renamed):
+    """K3: a container has pids of its own, and a restarted one the same again."""
+    code = f"""
+        import sys
+        from covidseg.system import files
+        with files.atomic_path({str(tmp_path / "a.bin")!r}):
+            print("ready", flush=True)
+            sys.stdin.read()
+    """
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout.readline() == "ready\n"
+    (temporary,) = tmp_path.iterdir()
+    pid = 2**22 + 1 if renamed == "another pid namespace" else os.getpid()  # nobody's here, and somebody else's
+    known = temporary.rename(tmp_path / f"{files.TEMPORARY_PREFIX}{pid}-x")
+    assert files.sweep_temporaries(tmp_path) == 0 and known.exists()
+    writer.kill()
+    writer.wait()
+    writer.stdin.close(), writer.stdout.close()
+    assert files.sweep_temporaries(tmp_path) == 1 and not known.exists()
+
+
+def test_without_locks_only_what_is_a_day_old_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "try_lock", lambda stream: False)
+    files.write_text(tmp_path / "a.txt", "written all the same")
+    for name in ("new", "old"):
+        (tmp_path / f"{files.TEMPORARY_PREFIX}{name}").write_text("")
+    yesterday = time.time() - 90_000
+    os.utime(tmp_path / f"{files.TEMPORARY_PREFIX}old", (yesterday, yesterday))
+    assert files.sweep_temporaries(tmp_path) == 1
+    assert sorted(os.listdir(tmp_path)) == [f"{files.TEMPORARY_PREFIX}new", "a.txt"]
 
 
 def test_a_file_in_the_place_of_a_folder_is_an_environment_fault(tmp_path):

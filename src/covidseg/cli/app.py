@@ -24,7 +24,7 @@ from covidseg.config.choices import did_you_mean
 from covidseg.config.options import instead, refuse_unknown
 from covidseg.config.paths import CONF, EXPERIMENTS
 from covidseg.system.errors import BadInput, CovidSegError
-from covidseg.system.files import DISK_FAULTS
+from covidseg.system.faults import DISK_FAULTS
 from covidseg.system.scrub import secret_option, without_secrets
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130

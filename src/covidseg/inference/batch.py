@@ -25,6 +25,7 @@ from covidseg.inference.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.inference.segmenter import Segmenter
 from covidseg.scans.read import Scan, ScanSource, read_scan, write_mask
 from covidseg.system.errors import BadInput, EnvironmentFault
+from covidseg.system.faults import is_out_of_memory
 from covidseg.system.files import read_json, sha256, sweep_temporaries, write_csv, write_json
 from covidseg.system.locks import locked
 from covidseg.system.readback import require_shape
@@ -317,8 +318,7 @@ def _memory_faults() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        texts = ("allocate memory", "out of memory")  # how torch and ITK word it
-        if isinstance(error, RuntimeError) and not any(text in str(error).lower() for text in texts):
+        if not is_out_of_memory(error):
             raise
         remedy = "inference.batch_size=1, inference.whole=false, device=cpu, or a machine with more"
         raise EnvironmentFault("memory", "is not enough for this scan", remedy) from error

@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +18,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
 from covidseg.system.errors import BadInput, CovidSegError
-from covidseg.system.files import atomic_path, sweep_temporaries
+from covidseg.system.files import TEMPORARY_PREFIX, atomic_path, sweep_temporaries
 from covidseg.system.readback import NUMBER, mismatch
 
 FORMAT = 1  # of a checkpoint's content; another one is refused
@@ -157,17 +156,19 @@ def _is_weight(name: Any, value: Any) -> bool:
 
 def _keep_previous(path: Path) -> None:
     """Give the file at `path` the second name `previous.ckpt`, without a moment in which neither name is there."""
-    link = path.with_name(f".tmp-{os.getpid()}-{PREVIOUS}")
-    with suppress(FileNotFoundError):
-        link.unlink(missing_ok=True)
-        try:
-            os.link(path, link)
-        except FileNotFoundError:
-            return  # the first checkpoint
-        except OSError:  # a file system without hard links
-            os.replace(path, path.with_name(PREVIOUS))
-            return
+    link = path.with_name(f"{TEMPORARY_PREFIX}{PREVIOUS}")  # a run has one writer
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except FileNotFoundError:
+        return  # the first checkpoint
+    except OSError:  # a file system without hard links
+        os.replace(path, path.with_name(PREVIOUS))
+        return
+    try:
         os.replace(link, path.with_name(PREVIOUS))
+    finally:
+        link.unlink(missing_ok=True)
 
 
 class _Hashing:

@@ -6,37 +6,23 @@ the old file.
 """
 
 import csv
-import errno
 import hashlib
 import io
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from covidseg.system.errors import EnvironmentFault
+from covidseg.system.faults import environment_faults
+from covidseg.system.locks import try_lock
 
 TEMPORARY_PREFIX = ".tmp-"
+_LEFT_BEHIND_SECONDS = 86_400
 MAX_JSON_BYTES = 1 << 28  # a case.json with all its coordinates has a thousandth of it
-DISK_FAULTS = {
-    errno.ENOSPC: "free some space or choose another folder",
-    errno.EDQUOT: "your quota is used up; choose another folder",
-    errno.EFBIG: "the file is larger than the file system or ulimit -f allows; choose another folder",
-    errno.EIO: "the disk fails: look at the machine's log, and choose another folder",
-    errno.ESTALE: "the network file system lost the folder; the same command goes on when it is back",
-    errno.ETIMEDOUT: "the network file system does not answer; the same command goes on when it is back",
-    errno.ENOLCK: "the file system has no locks; choose a folder on another one",
-    errno.ENOSYS: "the file system has no locks; choose a folder on another one",
-    errno.EOPNOTSUPP: "the file system has no locks; choose a folder on another one",
-    errno.EMFILE: "too many open files: raise ulimit -n",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EACCES: "permission denied; choose a folder you may write to",
-    errno.EPERM: "permission denied; choose a folder you may write to",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-}
 _FORMULA_START = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -50,9 +36,7 @@ def atomic_path(path: Path | str, suffix: str | None = None) -> Iterator[Path]:
     path = Path(path)
     with environment_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-", suffix=suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        handle, temporary = _locked_temporary(path.parent, suffix)
         try:
             yield temporary
             fsync(temporary)
@@ -62,6 +46,7 @@ def atomic_path(path: Path | str, suffix: str | None = None) -> Iterator[Path]:
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+            os.close(handle)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -126,28 +111,19 @@ def sha256(path: Path | str) -> str:
 
 
 def sweep_temporaries(folder: Path | str) -> int:
-    """Remove what a killed writer left in `folder`, writers that are alive excepted; returns how many files went."""
+    """Remove what killed writers left in `folder`; returns how many files went.
+
+    A writer that is alive holds its file's lock, on whatever machine and in whatever container it runs. On a file
+    system without locks only what is a day old is taken to be left behind.
+    """
     removed = 0
     for left in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
-        owner = left.name.removeprefix(TEMPORARY_PREFIX).split("-")[0]
-        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
-            left.unlink(missing_ok=True)
-            removed += 1
+        unknown = (FileNotFoundError, IsADirectoryError, PermissionError, BlockingIOError)  # gone, not ours, or alive
+        with suppress(*unknown), open(left, "r+b") as stream:
+            if try_lock(stream) or time.time() - os.fstat(stream.fileno()).st_mtime > _LEFT_BEHIND_SECONDS:
+                left.unlink()
+                removed += 1
     return removed
-
-
-@contextmanager
-def environment_faults(path: Path) -> Iterator[None]:
-    """Turn what a disk or its rights refuse while `path` is written into an `EnvironmentFault`; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None and "requested and" in str(error):  # numpy's, of a write that was cut short
-            raise EnvironmentFault(path.name, "cannot be written whole", DISK_FAULTS[errno.ENOSPC]) from error
-        if error.errno not in DISK_FAULTS:
-            raise
-        wrong = f"cannot be written ({os.strerror(error.errno)})"
-        raise EnvironmentFault(path.name, wrong, DISK_FAULTS[error.errno]) from error
 
 
 def fsync(path: Path) -> None:
@@ -156,6 +132,22 @@ def fsync(path: Path) -> None:
     try:
         os.fsync(handle)
     finally:
+        os.close(handle)
+
+
+def _locked_temporary(folder: Path, suffix: str | None) -> tuple[int, Path]:
+    """A new file, and the handle that holds its lock until it is closed: so nobody takes it for a dead writer's."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=suffix, dir=folder)
+        try:
+            with suppress(BlockingIOError):  # who sweeps the folder has it: the file is gone in a moment
+                try_lock(handle)
+                if os.fstat(handle).st_nlink:
+                    return handle, Path(name)
+        except BaseException:
+            os.close(handle)
+            os.unlink(name)
+            raise
         os.close(handle)
 
 

@@ -4,12 +4,16 @@ A file system that has no locks (ENOLCK: NFS without its lock daemon; ENOSYS, EO
 is an `EnvironmentFault`: two processes that write one folder would destroy it.
 """
 
+import errno
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
-from covidseg.system.files import environment_faults
+from covidseg.system.faults import environment_faults
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -43,3 +47,16 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         pass
     return False
+
+
+def try_lock(stream: IO | int) -> bool:
+    """Lock an open file until it is closed; whether its file system has locks. Raises `BlockingIOError` where another
+    process holds it.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True

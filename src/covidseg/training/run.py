@@ -29,6 +29,7 @@ from covidseg.runs.checkpoints import checkpoint_name, require_training_state, t
 from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
 from covidseg.runs.slices import keeping_slices
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
+from covidseg.system.faults import is_out_of_memory
 from covidseg.system.signals import StopRequest, agreed
 from covidseg.system.terminal import case_progress
 from covidseg.training import processes
@@ -259,13 +260,15 @@ def _ending_tracked(loggers: Sequence[Any]) -> Iterator[None]:
 def _memory_explained(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         free = f", {torch.cuda.mem_get_info()[0] / 2**30:.1f} GiB free" if torch.cuda.is_available() else ""
         size = " x ".join(map(str, cfg.training.patch_size_zyx))
+        can_recompute = cfg.model.get("checkpoint_activations") is False
+        recomputing = "set model.checkpoint_activations=true, or " if can_recompute else ""
         raise EnvironmentFault(
             "memory",
             f"exhausted by {cfg.training.batch_size} patches of {size} a process{free}",
-            "set model.checkpoint_activations=true, or lower training.batch_size or model.width",
+            f"{recomputing}lower training.batch_size or model.width",
         ) from error

@@ -18,7 +18,8 @@ from covidseg.data.prepare.grid import Grid
 from covidseg.data.store import ARRAYS, LABELS
 from covidseg.scans.geometry import Geometry
 from covidseg.system.errors import BadInput, EnvironmentFault
-from covidseg.system.files import TEMPORARY_PREFIX, environment_faults, fsync, sha256
+from covidseg.system.faults import environment_faults
+from covidseg.system.files import TEMPORARY_PREFIX, fsync, sha256
 
 NEAR_MM = 8.0  # a lesion this close to the lung mask belongs to it: masks drawn around lesions leave them out
 SPARE_BYTES = 2**24  # left free on the disk beside what a case needs

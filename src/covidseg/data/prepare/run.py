@@ -23,7 +23,7 @@ from covidseg.data.protocol import Division
 from covidseg.data.store import FORMAT, PreparedDataset
 from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
-from covidseg.system.files import DISK_FAULTS
+from covidseg.system.faults import DISK_FAULTS
 from covidseg.system.workers import default_workers, map_unordered, show_progress
 
 _PACKAGE = Path(__file__).parents[2]
