@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from choices import OURS
 from covidseg import build_network
 from covidseg.blocks.conv import ConvBNReLU
 from covidseg.nets.cost import bytes_for_backward, multiply_adds, network_cost, parameters
@@ -20,7 +21,7 @@ def meta(name, **options):
         return build_network(name, **options)
 
 
-@pytest.mark.parametrize("name", ["covidsegnet", "unet3d", "vnet", "unetpp", "fcn", "fdfcn"])
+@pytest.mark.parametrize("name", OURS)
 def test_multiply_adds_are_those_of_the_convolutions(name):
     network = build_network(name, width=4).eval()
     x = torch.randn(1, 1, 32, 32, 32)

@@ -74,8 +74,6 @@ def measure(table: str, row: str, options: Mapping[str, Any]) -> dict[str, Any]:
     config = hydra.compose("train", overrides=[f"experiments/{table}={row}"], return_hydra_config=True)
     choices = config.hydra.runtime.choices
     network = meta_network(config.model)
-    config.model.checkpoint_activations = True
-    recomputing = meta_network(config.model)
     size, batch = options["size_zyx"], options["batch_size"]
     return {
         "table": table,
@@ -87,8 +85,15 @@ def measure(table: str, row: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "published_parameters": options["published"].get(choices["model"]),
         "multiply_adds": multiply_adds(network, size),
         "bytes_for_backward": bytes_for_backward(network, batch, size),
-        "bytes_for_backward_recomputing": bytes_for_backward(recomputing, batch, size),
+        "bytes_for_backward_recomputing": _recomputing(config.model, batch, size),
     }
+
+
+def _recomputing(model: DictConfig, batch_size: int, size_zyx: Sequence[int]) -> int | None:
+    """None for a network that cannot: other libraries' keep to their own options."""
+    if "checkpoint_activations" not in model:
+        return None
+    return bytes_for_backward(meta_network(model | {"checkpoint_activations": True}), batch_size, size_zyx)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -107,8 +112,12 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['parameters']:,}",
             row["published_parameters"] or "",
             f"{row['multiply_adds'] / 1e9:,.1f}",
-            f"{row['bytes_for_backward'] / GIB:.2f}",
-            f"{row['bytes_for_backward_recomputing'] / GIB:.2f}",
+            _gib(row["bytes_for_backward"]),
+            _gib(row["bytes_for_backward_recomputing"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _gib(number: int | None) -> str:
+    return "" if number is None else f"{number / GIB:.2f}"

@@ -18,6 +18,7 @@ from covidseg.config.build import instantiate
 from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.structures import Task
 from covidseg.inference.window import Progress, WindowInferer, precision_on, segment_case
+from covidseg.nets.cost import meta_network
 from covidseg.runs.checkpoints import checkpoint_name, load_checkpoint
 from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import BadInput
@@ -148,8 +149,7 @@ def _restored(model: Mapping[str, Any], folder: RunFolder, scored: str, checkpoi
     if wanted not in ("last", "best"):
         raise BadInput(f"checkpoint={wanted}", "there is no such choice", "auto, last or best")
     path = folder.checkpoints / checkpoint_name(wanted)
-    with torch.device("meta"):
-        outline = instantiate(model, "model")
+    outline = meta_network(model)
     state = load_checkpoint(path)["state_dict"]
     weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
     expected = outline.state_dict()

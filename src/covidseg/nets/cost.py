@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from covidseg.config.build import instantiate
@@ -19,7 +20,7 @@ def network_cost(config: Mapping[str, Any], size_zyx: Sequence[int]) -> tuple[in
 
 def meta_network(config: Mapping[str, Any]) -> nn.Module:
     """The network that a `model` configuration describes, on the meta device."""
-    with torch.device("meta"):
+    with torch.device("meta"), _RatesOnTheCPU():
         return instantiate(config, "model")
 
 
@@ -54,6 +55,14 @@ def bytes_for_backward(network: nn.Module, batch_size: int, size_zyx: Sequence[i
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         network.train()(_volume(network, batch_size, size_zyx))
     return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
+
+
+class _RatesOnTheCPU(TorchFunctionMode):
+    """Lets a network read the numbers of a `linspace` while it is made, as SwinUNETR does with its drop rates."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        placed = {"device": "cpu"} if function is torch.linspace else {}
+        return function(*args, **placed, **(kwargs or {}))
 
 
 def _volume(network: nn.Module, batch_size: int, size_zyx: Sequence[int]) -> Tensor:

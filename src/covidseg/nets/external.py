@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from covidseg.nets.network import SegmentationNetwork
+from covidseg.system.errors import BadInput
 
 Multiples = Mapping[str, float | Sequence[float]]
 
@@ -32,7 +34,22 @@ class ExternalNetwork(SegmentationNetwork):
         super().__init__(in_channels, out_channels, width, checkpoint_activations=False)
         self.stride, self.kernel_size = stride, kernel_size
         widths = {name: _times(width, factor) for name, factor in multiples.items()}
-        self.network = constructor(in_channels=in_channels, out_channels=out_channels, **widths)
+        try:
+            self.network = constructor(in_channels=in_channels, out_channels=out_channels, **widths)
+        except ValueError as error:
+            raise ValueError(f"with width {width}, that is {widths}: {error}") from error
+
+    @property
+    def name(self) -> str:
+        return type(self.network).__name__
+
+    def check(self, x: Tensor) -> None:
+        """As of any network; and `BadInput` where instance norm would have one voxel to take the mean of."""
+        super().check(x)
+        if x.shape[2:].numel() == self.stride**3 and any(isinstance(m, _InstanceNorm) for m in self.modules()):
+            side = self.stride
+            wrong = f"{side} x {side} x {side} leave {self.name} one voxel at its bottom, and instance norm needs two"
+            raise BadInput("the patch or window", wrong, f"{2 * side} voxels on one side at least")
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         self.check(x)

@@ -27,6 +27,11 @@ class SegmentationNetwork(nn.Module):
         self.in_channels = in_channels
         self.checkpoint_activations = checkpoint_activations
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def check(self, x: Tensor) -> None:
         """Raise `ValueError` unless x is (B, in_channels, D, H, W) and `stride` divides its sides.
 
@@ -34,18 +39,18 @@ class SegmentationNetwork(nn.Module):
         fills such a convolution's weight gradient with whatever lay in memory, and nothing complains.
         """
         if x.ndim != 5 or x.shape[1] != self.in_channels:
-            raise ValueError(f"{type(self).__name__} takes (B, {self.in_channels}, D, H, W), got {tuple(x.shape)}")
+            raise ValueError(f"{self.name} takes (B, {self.in_channels}, D, H, W), got {tuple(x.shape)}")
         size = x.shape[2:]
         if any(side < 1 or side % self.stride for side in size):
             found = " x ".join(str(side) for side in size)
             padded = " x ".join(str(max(-(-side // self.stride), 1) * self.stride) for side in size)
-            raise ValueError(f"{type(self).__name__} takes multiples of {self.stride} voxels: pad {found} to {padded}")
+            raise ValueError(f"{self.name} takes multiples of {self.stride} voxels: pad {found} to {padded}")
         low_precision = x.device.type == "cpu" and (x.dtype is torch.bfloat16 or torch.is_autocast_enabled("cpu"))
         needed = self.kernel_size * self.stride
         if self.training and torch.is_grad_enabled() and low_precision and min(size) < needed:
             raise BadInput(
                 "trainer.precision",
-                f"bfloat16 gradients of {type(self).__name__} on a CPU are wrong below {needed} voxels a side",
+                f"bfloat16 gradients of {self.name} on a CPU are wrong below {needed} voxels a side",
                 "32-true, or a GPU",
             )
 

@@ -1,0 +1,35 @@
+"""What conf/ offers, from the listing of its folders: a new YAML file meets the contract tests by itself."""
+
+from omegaconf import OmegaConf
+
+from covidseg import build_network
+from covidseg.config.paths import CONF
+from covidseg.system.errors import BadInput
+
+
+def choices(group):
+    """The names of a config group, `model/variation` for instance."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def configured(network):
+    """A network's YAML file, its defaults list not followed."""
+    return OmegaConf.load(CONF / "model" / f"{network}.yaml")
+
+
+NETWORKS = choices("model")
+VARIATIONS, PYRAMIDS = choices("model/variation"), choices("model/pyramid")
+SLOTTED = [name for name in NETWORKS if "defaults" in configured(name)]  # they take a variation and a pyramid
+RECOMPUTING = [name for name in NETWORKS if "checkpoint_activations" in configured(name)]
+OURS = [name for name in NETWORKS if "constructor" not in configured(name)]  # the others are another library's
+
+
+def small_network(name, width=4, **options):
+    """The narrowest network from `width` on: norms in groups and attention heads ask for multiples."""
+    for wider in (width, 2 * width, 4 * width):
+        try:
+            return build_network(name, width=wider, **options)
+        except BadInput as error:
+            if "width" not in str(error):
+                raise
+    raise AssertionError(f"{name} takes none of {width}, {2 * width}, {4 * width} as its width")
