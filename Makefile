@@ -5,6 +5,8 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile
 ifdef GPUS
 export GPUS
 endif
@@ -40,11 +42,11 @@ status: $(READY)  ## what each run of a sweep is doing
 	$(BIN)/python src/status.py $(ARGS)
 
 ##@ Change the suite
-test: $(READY)  ## the default tests, a few minutes on two cores
-	$(BIN)/python -m pytest
+test: $(READY)  ## the default tests, a few minutes on two cores; JOBS=8 for more of them
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: $(READY)  ## the default tests and the slow ones
-	$(BIN)/python -m pytest -m 'slow or not slow' --durations=25
+	$(BIN)/python -m pytest $(PARALLEL) -m 'slow or not slow' --durations=25
 
 test-lowest:  ## the default tests on the lowest versions that pyproject.toml admits
 	$(PYTHON) -m venv .venv-lowest

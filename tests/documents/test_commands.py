@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from covidseg.config.paths import ROOT
 from covidseg.system.files import read_json
-from documents import all_commands
+from documents import EXTEND, all_commands
 from reading import ROWS, Call
 
 # What cannot run in a test, and why or what runs it instead.
@@ -35,7 +35,7 @@ EXCUSED = {
 QUICK = ("prepare", "shell", "help")
 NEED_NOTHING = ("demo", "benchmark")  # that was made before, and nothing after them needs what they make
 
-COMMANDS = [command for command in all_commands() if command.text not in EXCUSED]
+COMMANDS = [command for command in all_commands() if command.text not in EXCUSED and command.document != EXTEND]
 OWN_FOLDER = ("README.md", "docs/getting-started.md", "docs/how-to.md")  # the other documents share one
 
 

@@ -43,6 +43,9 @@ def documents() -> list[Path]:
     return [path for path in found if not {"results", "local"} & set(path.parts) or path.name == "README.md"]
 
 
+EXTEND = "docs/extend.md"  # whose commands need the files that it shows: tests/documents/test_extend.py
+
+
 def all_commands() -> list[Command]:
     return [command for path in documents() for command in commands_of(path)]
 
