@@ -56,14 +56,15 @@ test-lowest:  ## the default tests on the lowest versions that pyproject.toml ad
 tables: $(READY)  ## write the tables of README, docs and experiments anew from what they are about
 	$(BIN)/python -m covidseg.benchmark.tables
 
-lint: $(READY)  ## ruff: rules and formatting
+lint: $(READY)  ## ruff's rules and formatting, mypy's types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and caches; data and runs stay
-	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

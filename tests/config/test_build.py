@@ -13,16 +13,15 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import covidseg
+from choices import NETWORKS as MODELS
+from choices import OURS, PYRAMIDS, VARIATIONS, narrowest
 from covidseg.blocks.pyramid import PASPP
 from covidseg.blocks.variation import ChannelAttention
 from covidseg.config.build import build_network, instantiate
 from covidseg.config.paths import CONF
 from covidseg.system.errors import BadInput
 
-MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-SLOTS = {
-    slot: sorted(file.stem for file in (CONF / "model" / slot).glob("*.yaml")) for slot in ("variation", "pyramid")
-}
+SLOTS = {"variation": VARIATIONS, "pyramid": PYRAMIDS}
 
 
 def hydra_model(*overrides):
@@ -35,16 +34,18 @@ def shapes(network):
 
 
 def test_the_config_groups():
-    assert MODELS == ["covidsegnet", "fcn", "fdfcn", "unet3d", "unetpp", "vnet"]
-    assert SLOTS["variation"] == ["cab", "ceb", "fv", "fv_ungated", "none", "psb"]
-    assert SLOTS["pyramid"] == ["aspp", "none", "paspp", "resaspp"]
+    assert {"covidsegnet", "fcn", "fdfcn", "unet3d", "unetpp", "vnet"} <= set(MODELS)
+    assert {"segresnet", "dynunet", "mednext", "swinunetr"} <= set(MODELS)
+    assert {"cab", "ceb", "fv", "fv_ungated", "none", "psb"} <= set(SLOTS["variation"])
+    assert {"aspp", "none", "paspp", "resaspp"} <= set(SLOTS["pyramid"])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_same_network_as_hydra(name):
-    model = hydra_model(f"model={name}", "model.width=4")
+    width = narrowest(name)
+    model = hydra_model(f"model={name}", f"model.width={width}")
     torch.manual_seed(0)
-    ours = build_network(name, width=4)
+    ours = build_network(name, width=width)
     torch.manual_seed(0)
     theirs = instantiate(model, "model")
     assert type(ours) is type(theirs) and repr(ours) == repr(theirs)
@@ -57,7 +58,7 @@ def test_every_block_composes_and_builds(slot, block):
     assert shapes(theirs) == shapes(build_network("unet3d", width=4, **{slot: block}))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OURS)
 def test_yaml_lists_every_constructor_argument_with_its_value(name):
     config = hydra_model(f"model={name}")
     network = build_network(name)

@@ -162,13 +162,13 @@ def test_comparison_of_every_row_is_corrected_together():
 def test_means_of_real_cases_never_break_the_law(cases):
     sensitivity, precision = np.array(cases).T
     dice = 2 * sensitivity * precision / (sensitivity + precision)
-    assert not ours.breaks_dice_law(dice.mean(), sensitivity.mean(), precision.mean())
+    assert not ours.breaks_dice_law((dice.mean(), sensitivity.mean(), precision.mean()))
     rounded = [round(float(values.mean()), 3) for values in (dice, sensitivity, precision)]
-    assert not ours.breaks_dice_law(*rounded, rounding=0.0005)
+    assert not ours.breaks_dice_law(rounded, rounding=0.0005)
 
 
 def test_law_by_hand():
-    assert ours.breaks_dice_law(0.865, 0.986, 0.983, rounding=0.0005)  # below S + P - 1
-    assert ours.breaks_dice_law(0.959, 0.956, 0.951, rounding=0.0005)  # above (S + P) / 2
-    assert not ours.breaks_dice_law(0.659, 0.719, 0.597, rounding=0.0005)  # above by no more than rounding
-    assert not ours.breaks_dice_law(0.5, None, 0.9)
+    assert ours.breaks_dice_law((0.865, 0.986, 0.983), rounding=0.0005)  # below S + P - 1
+    assert ours.breaks_dice_law((0.959, 0.956, 0.951), rounding=0.0005)  # above (S + P) / 2
+    assert not ours.breaks_dice_law((0.659, 0.719, 0.597), rounding=0.0005)  # above by no more than rounding
+    assert not ours.breaks_dice_law((0.5, None, 0.9))

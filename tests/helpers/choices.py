@@ -1,5 +1,8 @@
 """What conf/ offers, from the listing of its folders: a new YAML file meets the contract tests by itself."""
 
+import functools
+
+import torch
 from omegaconf import OmegaConf
 
 from covidseg import build_network
@@ -24,12 +27,21 @@ RECOMPUTING = [name for name in NETWORKS if "checkpoint_activations" in configur
 OURS = [name for name in NETWORKS if "constructor" not in configured(name)]  # the others are another library's
 
 
-def small_network(name, width=4, **options):
-    """The narrowest network from `width` on: norms in groups and attention heads ask for multiples."""
+@functools.cache
+def narrowest(name, width=4):
+    """The smallest width from `width` on that a network takes: norms in groups and attention ask for multiples."""
     for wider in (width, 2 * width, 4 * width):
         try:
-            return build_network(name, width=wider, **options)
+            with torch.device("meta"):
+                build_network(name, width=wider)
         except BadInput as error:
             if "width" not in str(error):
-                raise
+                return wider
+        else:
+            return wider
     raise AssertionError(f"{name} takes none of {width}, {2 * width}, {4 * width} as its width")
+
+
+def small_network(name, width=4, **options):
+    """The network of that name, as narrow as it can be."""
+    return build_network(name, width=narrowest(name, width), **options)

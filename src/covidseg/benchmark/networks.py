@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from covidseg.config.paths import EXPERIMENTS
+from covidseg.config.plain import as_dict
 from covidseg.nets.cost import bytes_for_backward, meta_network, multiply_adds, parameters
 from covidseg.system.files import json_text, write_text
 
@@ -93,7 +94,7 @@ def _recomputing(model: DictConfig, batch_size: int, size_zyx: Sequence[int]) ->
     """None for a network that cannot: other libraries' keep to their own options."""
     if "checkpoint_activations" not in model:
         return None
-    return bytes_for_backward(meta_network(model | {"checkpoint_activations": True}), batch_size, size_zyx)
+    return bytes_for_backward(meta_network({**as_dict(model), "checkpoint_activations": True}), batch_size, size_zyx)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

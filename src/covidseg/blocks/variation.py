@@ -5,6 +5,7 @@ The rows of Table II are the same block with other branches: CAB and CEB keep {c
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ class FeatureVariation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         v = self.cov1(x)
         apply = _gate if self.gated else _gate_of_one
-        parts = [apply(branch, v) for branch in self.branches.values()]
+        parts = [apply(cast(Branch, branch), v) for branch in self.branches.values()]
         return x + self.cov3(torch.cat([*parts, v], dim=1))
 
 

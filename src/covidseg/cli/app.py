@@ -23,6 +23,7 @@ from covidseg.cli.help import own_help
 from covidseg.config.choices import did_you_mean
 from covidseg.config.options import instead, refuse_unknown
 from covidseg.config.paths import CONF, EXPERIMENTS
+from covidseg.config.plain import load_yaml
 from covidseg.system.errors import BadInput, CovidSegError
 from covidseg.system.faults import DISK_FAULTS
 from covidseg.system.scrub import secret_option, without_secrets
@@ -159,6 +160,6 @@ def _slot_owners(slot: str) -> str:
     owners = [
         file.stem
         for file in sorted((CONF / "model").glob("*.yaml"))
-        if any(slot in entry for entry in OmegaConf.load(file).get("defaults", []) if isinstance(entry, DictConfig))
+        if any(slot in entry for entry in load_yaml(file).get("defaults", []) if isinstance(entry, DictConfig))
     ]
     return f"networks with a {slot} slot: {', '.join(owners)}"

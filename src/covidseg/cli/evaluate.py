@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         seen = _seen(scored, dataset, segmenter, cfg)
         with case_progress(console, scored) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
-        source = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
+        source: dict[str, Any] = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
         source |= {"inference": segmenter.inferer.settings, "seen_in_training": seen}
     else:
         if "task" not in cfg or "data" not in cfg:
@@ -86,8 +86,8 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     from covidseg.data.prepare.run import plain, prepare
 
     overwrite = switch(cfg, "overwrite")
-    home, own = str(cfg.paths.data or "data"), "data" not in cfg
-    if own:
+    home, own = str(cfg.paths.data or "data"), run is not None and "data" not in cfg
+    if run is not None and own:
         data, fold = _moved(dict(run["data"]), str(run["paths"]["data"]), home), run["fold"]
     else:
         data, fold = _undivided(plain(cfg.data), cfg.fold), cfg.fold
@@ -95,7 +95,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
         _refuse_output(Path(str(cfg.output)), data["root"], overwrite)
-    dataset = _training_data(folder, run, home) if own else None
+    dataset = _training_data(folder, run, home) if run is not None and own else None
     # A run's configuration is a stranger's: it may say what is read, but nothing is computed or written where it says.
     dataset = dataset or prepare(data, {"data": home}, computing=not own)
     output = Path(str(cfg.output)) if cfg.output is not None else folder / "evaluation" / dataset.folder.name
@@ -125,7 +125,7 @@ def _undivided(data: dict[str, Any], fold: object) -> dict[str, Any]:
 
 def _choose(
     cfg: DictConfig, dataset: Any, fold: int | str | None, task: Any, choosing: bool = False
-) -> tuple[Mapping[str, list], dict]:
+) -> tuple[dict[str, list], dict[str, list]]:
     """({set: cases} that there are, those that are scored)."""
     from covidseg.data.sets import choose, defined_sets, own_sets
 
@@ -136,7 +136,7 @@ def _choose(
         # a folder given as it is was divided by other options; one of an older format does not say what it drew
         drawn = dataset.splits.get("drawn", ("validation", "test")) if cfg.data.prepared and fold is None else ()
         sets = defined_sets(dataset, fold, drawn)
-    wanted = OmegaConf.to_container(cfg.sets) if OmegaConf.is_list(cfg.sets) else cfg.sets
+    wanted = list(cfg.sets) if OmegaConf.is_list(cfg.sets) else cfg.sets
     return sets, choose(dataset.name, sets, wanted, list(task.structures), own)
 
 

@@ -21,7 +21,8 @@ def _first_key(lines: list[str]) -> int:
 
 def _shown(lines: list[str]) -> list[str]:
     """The lines of the file's own options, without what only Hydra reads."""
-    kept, hidden = [], True
+    kept: list[str] = []
+    hidden = True
     for line in lines[_first_key(lines) :]:
         if line and not line.startswith((" ", "#")):
             hidden = line.startswith(_HIDDEN)

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from covidseg.cli.app import application
+from covidseg.config.plain import as_dict
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
 from covidseg.system.terminal import shown
 
@@ -26,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     from covidseg.scans.read import find_scans
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    reading = {key: value for key, value in OmegaConf.to_container(cfg.reading).items() if value is not None}
+    reading = {key: value for key, value in as_dict(cfg.reading).items() if value is not None}
     runs = list(cfg.run) if isinstance(cfg.run, ListConfig) else [cfg.run]
     if not runs or None in runs or None in (cfg.input, cfg.output):
         option = next((name for name in ("input", "output") if cfg[name] is None), "run")
@@ -81,7 +82,7 @@ def main(cfg: DictConfig) -> None:
 
 def inference_options(config: DictConfig) -> dict[str, Any]:
     """The `inference` section of a command as arguments of `covidseg.load`: what is null stays as in the run."""
-    options = {key: value for key, value in config.items() if key != "whole" and value is not None}
+    options = {str(key): value for key, value in config.items() if key != "whole" and value is not None}
     return {**options, "roi_zyx": None} if switch(config, "whole", "inference.whole") else options
 
 

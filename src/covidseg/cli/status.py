@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -41,7 +41,9 @@ def main(cfg: DictConfig) -> None:
 
 def overview(runs: Path, name: str | None = None) -> tuple[Group, bool]:
     """Tables of the newest sweep of each name, of those that run, of all other runs; and whether a sweep runs."""
-    parts, seen, any_held = [], set(), False
+    parts: list[RenderableType] = []
+    seen: set[str] = set()
+    any_held = False
     for path in sorted((runs / ".sweeps").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         sweep, held = read_ledger(path), is_held(path)
         if sweep is None:

@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from covidseg.config.choices import did_you_mean
 from covidseg.config.paths import CONF, own_configuration
+from covidseg.config.plain import load_yaml
 from covidseg.system.errors import BadInput
 
 if TYPE_CHECKING:  # the sweep's driver and prepare.py do without torch
@@ -40,7 +41,7 @@ def build_network(name: str, variation: Slot | None = None, pyramid: Slot | None
     """
     asked = {slot: block for slot, block in (("variation", variation), ("pyramid", pyramid)) if block is not None}
     own = {slot: block for slot, block in asked.items() if not isinstance(block, str)}
-    config = _compose("model", name, {slot: block for slot, block in asked.items() if slot not in own})
+    config = _compose("model", name, {slot: block for slot, block in asked.items() if isinstance(block, str)})
     for slot in asked:
         if slot not in config:
             raise BadInput(slot, f"{name} has no such slot", f"networks with it: {', '.join(_networks_with(slot))}")
@@ -65,7 +66,7 @@ def instantiate(config: Mapping[str, Any], group: str, at: str = "", /, **argume
     default, or when the class refuses it.
     """
     tree = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
-    plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
     if "_target_" not in plain:
         raise BadInput(group, "its configuration names no class", f"choose one of conf/{group}")
     try:
@@ -144,7 +145,7 @@ def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
     files = _choices(group)
     if name not in files:
         raise BadInput(f"{group}={name}", "there is no such choice", _nearest(name, files))
-    config = OmegaConf.load(files[name])
+    config = load_yaml(files[name])
     parts = []
     for entry in config.pop("defaults", ["_self_"]):
         if entry == "_self_":
@@ -154,7 +155,7 @@ def _compose(group: str, name: str, chosen: Mapping[str, str]) -> DictConfig:
         else:
             ((slot, default),) = entry.items()
             parts.append(OmegaConf.create({slot: _compose(f"{group}/{slot}", chosen.get(slot, default), {})}))
-    return OmegaConf.merge(*parts)
+    return cast(DictConfig, OmegaConf.merge(*parts))
 
 
 def _choices(group: str) -> dict[str, Path]:
@@ -170,7 +171,8 @@ def _networks_with(slot: str) -> list[str]:
 
 def _check_option(name: str, config: DictConfig, key: str) -> None:
     """Refuse a dotted key that `config` does not have. `OmegaConf.update` would too, and leave a part of it behind."""
-    level, parts = config, key.split(".")
+    level: Any = config
+    parts = key.split(".")
     for depth, part in enumerate(parts, start=1):
         if part not in level or not (depth == len(parts) or isinstance(level[part], DictConfig)):
             known = [option for option in level if not option.startswith("_")]

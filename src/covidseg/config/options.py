@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from covidseg.config.choices import did_you_mean
 from covidseg.config.paths import CONF, EXPERIMENTS, own_configuration
+from covidseg.config.plain import as_dict
 from covidseg.system.errors import BadInput
 
 _GLOBAL = "@package _global_"
@@ -46,7 +47,7 @@ _INSTEAD = {  # what users of Lightning try first -> what it is called here
 
 def refuse_unknown(config: DictConfig, command: str) -> None:
     """Raises `BadInput` for the first key of a composed configuration of conf/<command>.yaml that no file defines."""
-    tree = OmegaConf.to_container(config, resolve=False)
+    tree = as_dict(config, resolve=False)
     tree.pop("hydra", None)
     own = own_configuration()
     for option in _unknown(tree, _defined(command, own)):

@@ -102,12 +102,11 @@ def evaluate_masks(
     files = _find_masks(Path(folder), [case for cases in sets.values() for case in cases], task)
     rows = []
     for name in task.structures:
-        rows += evaluate_cases(
-            lambda case, name=name: read_mask(files[case.id, name], case.grid.native)[0],
-            sets,
-            task.alone(name),
-            progress,
-        )
+
+        def segment(case: PreparedCase, name: str = name) -> np.ndarray:
+            return read_mask(files[case.id, name], case.grid.native)[0]
+
+        rows += evaluate_cases(segment, sets, task.alone(name), progress)
     return rows
 
 

@@ -107,7 +107,7 @@ class Metric:
     def of(self, pair: MaskPair) -> float | None:
         """The value of a pair of masks, None where it is undefined."""
         policy = self._policy(pair)
-        return self.formula(pair) if policy == BY_FORMULA else policy
+        return self.formula(pair) if isinstance(policy, str) else policy
 
     def text(self, value: float | None, absent: str = "-") -> str:
         """The value as tables show it, without its unit."""

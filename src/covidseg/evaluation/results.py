@@ -19,7 +19,7 @@ COLUMNS = (
 
 def summarise_sets(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """{set: {structure: `metrics.summarise`}} of rows of `cases.csv`."""
-    groups: dict[str, dict[str, list]] = {}
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         named = {metric.name: row[metric.column] for metric in METRICS}
         groups.setdefault(row["set"], {}).setdefault(row["structure"], []).append({**row, **named})

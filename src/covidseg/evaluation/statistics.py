@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import optimize, stats
@@ -19,6 +19,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
 _FEWEST_PATIENTS = 5
+Case = TypeVar("Case", bound=Hashable)
 _EXACT_UP_TO = 13  # patients: 2^13 sign patterns are fewer than RESAMPLES
 
 
@@ -63,9 +64,9 @@ class Comparison:
         return asdict(self)
 
 
-def case_means(scores: Iterable[tuple[Hashable, float | None]]) -> dict[Hashable, float]:
+def case_means(scores: Iterable[tuple[Case, float | None]]) -> dict[Case, float]:
     """Mean score of each case over the runs that scored it; `scores` are (case, value), None where undefined."""
-    collected: dict[Hashable, list[float]] = {}
+    collected: dict[Case, list[float]] = {}
     for case, value in scores:
         if value is not None:
             collected.setdefault(case, []).append(value)
@@ -74,16 +75,16 @@ def case_means(scores: Iterable[tuple[Hashable, float | None]]) -> dict[Hashable
 
 def summarise(values: Sequence[float], patients: Sequence[Hashable]) -> Summary:
     """`Summary` of one score for each case; `patients[i]` is who case i belongs to. Raises `ValueError` if empty."""
-    values = np.asarray(values, float)
     if not len(values) or len(values) != len(patients):
         raise ValueError(f"{len(values)} values of {len(patients)} patients: needs one or more of each, equally many")
     low, high = mean_interval(values, patients) or (None, None)
-    sd = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Summary(len(values), len(set(patients)), float(values.mean()), sd, float(np.median(values)), low, high)
+    scores = np.asarray(values, float)
+    sd = float(scores.std(ddof=1)) if len(scores) > 1 else None
+    return Summary(len(scores), len(set(patients)), float(scores.mean()), sd, float(np.median(scores)), low, high)
 
 
 def mean_interval(
-    values: Sequence[float], patients: Sequence[Hashable], confidence: float = CONFIDENCE, seed: int = 0
+    values: Sequence[float] | np.ndarray, patients: Sequence[Hashable], confidence: float = CONFIDENCE, seed: int = 0
 ) -> tuple[float, float] | None:
     """Bootstrap interval of the mean over cases, patients resampled whole; None for fewer than five patients.
 
@@ -102,7 +103,9 @@ def mean_interval(
     return float(low), float(high)
 
 
-def permutation_p(differences: Sequence[float], patients: Sequence[Hashable], seed: int = 0) -> float | None:
+def permutation_p(
+    differences: Sequence[float] | np.ndarray, patients: Sequence[Hashable], seed: int = 0
+) -> float | None:
     """Two-sided p of "the paired differences are symmetric about 0": each patient's sign is flipped, or not.
 
     All patterns up to 13 patients, 10,000 drawn ones (the observed one counted in) beyond; None without cases.
@@ -122,7 +125,7 @@ def permutation_p(differences: Sequence[float], patients: Sequence[Hashable], se
     return (extreme + extra) / (len(signs) + extra)
 
 
-def wilcoxon_p(differences: Sequence[float], patients: Sequence[Hashable]) -> float | None:
+def wilcoxon_p(differences: Sequence[float] | np.ndarray, patients: Sequence[Hashable]) -> float | None:
     """Two-sided Wilcoxon signed-rank p of the patients' mean differences; None if all are 0 or there is none."""
     sums, sizes = _by_patient(np.asarray(differences, float), patients)
     means = sums / sizes if len(sums) else sums
@@ -161,9 +164,9 @@ def detectable_difference(sd: float, n: int, power: float = POWER, alpha: float 
 def compare(
     row: str,
     baseline: str,
-    scores: Mapping[Hashable, float],
-    baseline_scores: Mapping[Hashable, float],
-    patient_of: Mapping[Hashable, Hashable],
+    scores: Mapping[Case, float],
+    baseline_scores: Mapping[Case, float],
+    patient_of: Mapping[Case, Hashable],
     higher_is_better: bool = True,
 ) -> Comparison | None:
     """`Comparison` of two rows' `case_means` over the cases they share; None if they share none."""
@@ -193,9 +196,9 @@ def compare(
 
 
 def compare_all(
-    scores: Mapping[str, Mapping[Hashable, float]],
+    scores: Mapping[str, Mapping[Case, float]],
     baseline: str,
-    patient_of: Mapping[Hashable, Hashable],
+    patient_of: Mapping[Case, Hashable],
     higher_is_better: bool = True,
 ) -> list[Comparison]:
     """Every row against `baseline`, with Holm's correction over these comparisons. `scores`: row -> `case_means`."""
@@ -208,14 +211,13 @@ def compare_all(
     return [Comparison(**comparison.to_dict() | {"p_holm": p}) for comparison, p in zip(found, corrected, strict=True)]
 
 
-def breaks_dice_law(
-    dice: float | None, sensitivity: float | None, precision: float | None, rounding: float = 0.0
-) -> bool:
-    """Whether three means over the same cases cannot all be right.
+def breaks_dice_law(means: Sequence[float | None], rounding: float = 0.0) -> bool:
+    """Whether three means over the same cases, of Dice, sensitivity and precision, cannot all be right.
 
     For each case Dice = 2SP/(S+P), which lies between S+P-1 and (S+P)/2; the mean over cases keeps both bounds.
     `rounding` is the half unit in the last printed place, 0.0005 for three digits: it is granted to all three.
     """
+    dice, sensitivity, precision = means
     if dice is None or sensitivity is None or precision is None:
         return False
     slack = 1e-9

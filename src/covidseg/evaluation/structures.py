@@ -40,7 +40,7 @@ class Task:
     label_to_target: tuple[int, ...]
     structures: Mapping[str, Structure]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         classes = range(max(self.out_channels, 2))  # one channel is a sigmoid head: background and one class
         if self.out_channels < 1 or len(self.label_to_target) != 3 or not set(self.label_to_target) <= set(classes):
             wrong = f"{list(self.label_to_target)} does not give each of 3 stored labels one of {len(classes)} classes"

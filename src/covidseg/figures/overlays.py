@@ -161,7 +161,7 @@ def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str,
     for position, found in enumerate(comparisons):
         if found.detectable is not None:
             axes.barh(position, 2 * found.detectable, left=-found.detectable, height=0.5, color="#eef0f2", zorder=0)
-        if found.low is not None:
+        if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [position, position], color=PALETTE[0], linewidth=2.2, zorder=2)
         axes.plot(found.difference, position, "o", color=PALETTE[0], markersize=6, zorder=3)
         told = f"{found.difference:+.3f}" + ("" if found.p_holm is None else f"   p = {found.p_holm:.2g}")

@@ -18,7 +18,7 @@ def render(masks: Mapping[str, np.ndarray], spacing_zyx: Sequence[float], view: 
     first hits along one axis, lit from the viewer's upper left by the gradient of the smoothed mask.
     """
     depth_axis = 1 if view == VIEWS[0] else 2
-    picture = None
+    picture: np.ndarray | None = None
     for name in ("lesion", "lung"):
         if name not in masks:
             continue
@@ -35,6 +35,7 @@ def render(masks: Mapping[str, np.ndarray], spacing_zyx: Sequence[float], view: 
             picture = np.ones((*hit.shape, 3))
         opacity = hit[..., None] * (1.0 if name == "lesion" else _LUNG_OPACITY)
         picture = picture * (1 - opacity) + shaded * opacity
+    assert picture is not None  # some structure was given
     return picture
 
 
@@ -52,4 +53,4 @@ def _first_hits(field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
     light = np.array([-0.8, 0.45, -0.4])  # towards the viewer, up, left
     cosine = np.tensordot(light / np.linalg.norm(light), normal, axes=1)
-    return hit, 0.45 + 0.75 * np.clip(cosine, 0, 1)
+    return np.asarray(hit), 0.45 + 0.75 * np.clip(cosine, 0, 1)

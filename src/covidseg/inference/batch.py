@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,10 @@ class Predictor:
                 (self.output / FAILURES).unlink(missing_ok=True)
 
     def _segment(self, scan: Scan, progress: Progress | None) -> dict[str, np.ndarray]:
-        masks = {}
+        masks: dict[str, np.ndarray] = {}
         for segmenter in self.segmenters:
             what = " and ".join(segmenter.task.structures)
-            report = progress and (lambda done, total, what=what: progress(what, done, total))
+            report = progress and partial(progress, what)
             classes = segmenter.segment(scan, report)
             masks |= {name: part.in_prediction(classes) for name, part in segmenter.task.structures.items()}
         return masks
@@ -308,7 +309,7 @@ def _output_faults(folder: Path) -> Iterator[None]:
 def _fingerprint(scan: Scan) -> str:
     """sha256 of the voxels as they were read and of where they lie, whatever the file is called."""
     digest = hashlib.sha256(json.dumps(scan.geometry.to_dict()).encode())
-    digest.update(np.ascontiguousarray(scan.voxels))
+    digest.update(np.ascontiguousarray(scan.voxels).data)
     return digest.hexdigest()
 
 

@@ -58,8 +58,8 @@ def quantify(
     else:
         figures["lung_ml"] = _count(lung) * voxel_ml
         if lung.any():
-            arrays = (None if array is None else geometry.to_canonical(array) for array in (lung, lesion, hu))
-            _regions(figures, undefined, *arrays, voxel_ml)
+            turned = None if lesion is None else geometry.to_canonical(lesion)
+            _regions(figures, undefined, geometry.to_canonical(lung), turned, geometry.to_canonical(hu), voxel_ml)
         undefined.update({name: "no lung found" for name in FIGURES if name not in figures and name not in undefined})
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
     return {**dict.fromkeys((*FIGURES, "left_right_method")), **rounded, "undefined": undefined}

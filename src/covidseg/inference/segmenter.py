@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from covidseg.config.build import instantiate
+from covidseg.config.plain import as_dict
 from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.structures import Task
 from covidseg.inference.window import Progress, WindowInferer, precision_on, segment_case
@@ -118,7 +118,8 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
         inferer = WindowInferer(**options)
     except (TypeError, ValueError) as error:
         raise BadInput("inference", str(error)) from error
-    network = network.to(where, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
+    network = network.to(where).eval().requires_grad_(False)
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest)
 
 
@@ -137,7 +138,7 @@ def _plain_config(folder: RunFolder) -> dict[str, Any]:
     """The run's configuration, which is saved resolved."""
     if (config := folder.config) is None:
         raise BadInput(f"run={folder}", "holds no config.yaml, so it is not a run folder", "name its seed<k> folder")
-    return OmegaConf.to_container(config)
+    return as_dict(config, resolve=False)
 
 
 def _restored(model: Mapping[str, Any], folder: RunFolder, scored: str, checkpoint: str) -> tuple[nn.Module, str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class WindowInferer:
         """
         from monai.inferers import sliding_window_inference  # a second of import
 
-        stride = _per_axis(network.stride)
+        stride = per_axis(cast(int, network.stride))
         size = tuple(image.shape[2:])
         roi = self.roi_zyx or tuple(math.ceil(n / step) * step for n, step in zip(size, stride, strict=True))
         if any(n % step for n, step in zip(roi, stride, strict=True)):
@@ -103,9 +103,8 @@ class WindowInferer:
                 self.progress(done, total)
             return logits.float()
 
-        logits = sliding_window_inference(
-            image, roi, self.batch_size, predict, overlap=self.overlap, mode="gaussian", cval=padding
-        )
+        windows = (image, roi, self.batch_size, predict)
+        logits = cast(Tensor, sliding_window_inference(*windows, self.overlap, mode="gaussian", cval=padding))
         if not torch.isfinite(logits).all():
             raise NonFiniteLogits(
                 "network", "gave NaN or infinite logits", "use another checkpoint, or precision=float32"
@@ -142,5 +141,5 @@ def segment_case(
     return grid.scores_to_native(logits)
 
 
-def _per_axis(stride: int | Sequence[int]) -> tuple[int, ...]:
+def per_axis(stride: int | Sequence[int]) -> tuple[int, ...]:
     return (stride,) * 3 if isinstance(stride, int) else tuple(stride)

@@ -1,7 +1,7 @@
 """What a network costs, from shapes alone: on the meta device no weight is made and nothing is computed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +60,11 @@ def bytes_for_backward(network: nn.Module, batch_size: int, size_zyx: Sequence[i
 class _RatesOnTheCPU(TorchFunctionMode):
     """Lets a network read the numbers of a `linspace` while it is made, as SwinUNETR does with its drop rates."""
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         placed = {"device": "cpu"} if function is torch.linspace else {}
         return function(*args, **placed, **(kwargs or {}))
 
 
 def _volume(network: nn.Module, batch_size: int, size_zyx: Sequence[int]) -> Tensor:
-    return torch.empty(batch_size, network.in_channels, *size_zyx, device="meta")
+    channels = cast(int, network.in_channels)
+    return torch.empty((batch_size, channels, *size_zyx), device="meta")

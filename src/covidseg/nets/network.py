@@ -63,7 +63,7 @@ class SegmentationNetwork(nn.Module):
         return module(*inputs)
 
 
-def _contexts(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _still_statistics(module)
 
 
@@ -77,7 +77,9 @@ def _still_statistics(module: nn.Module) -> Iterator[None]:
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from covidseg.phantom.fields import Lattice, ellipsoid, inside, paint, smooth_noise
+from covidseg.scans.geometry import triple
 
 Axes = Sequence[np.ndarray]
 SIDES = (-1, 1)  # right lung (x < 0), left lung
@@ -75,7 +76,7 @@ class Subject:
             for axis, rate, phase in zip(axes, rest[:3], rest[3:], strict=True):
                 wave = wave * np.sin(axis * np.float32(rate) + np.float32(phase))
             bent[i % 3] = bent[i % 3] + wave
-        return tuple(bent)
+        return triple(bent)
 
 
 def wall_distance(subject: Subject, axes: Axes) -> np.ndarray:
@@ -84,9 +85,9 @@ def wall_distance(subject: Subject, axes: Axes) -> np.ndarray:
     half_y, half_x = subject.cage
     height = np.clip((np.float32(subject.apex) - z) / np.float32(1.15 * subject.apex), 0.001, 1)
     profile = (1 - (1 - height) ** 2.8) ** np.float32(0.5)
-    half_x = half_x * (1 - 0.12 * np.clip(-y / half_y, 0, 1))  # narrower in front
-    radius = (np.abs(y / (half_y * profile)) ** 2.2 + np.abs(x / (half_x * profile)) ** 2.2) ** np.float32(1 / 2.2)
-    return (1 - radius) * profile * np.float32((half_y + half_x) / 2)
+    narrowed = half_x * (1 - 0.12 * np.clip(-y / half_y, 0, 1))  # in front
+    radius = (np.abs(y / (half_y * profile)) ** 2.2 + np.abs(x / (narrowed * profile)) ** 2.2) ** np.float32(1 / 2.2)
+    return (1 - radius) * profile * np.float32((half_y + narrowed) / 2)
 
 
 def mediastinum_distance(subject: Subject, axes: Axes) -> np.ndarray:

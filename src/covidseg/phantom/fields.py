@@ -7,6 +7,8 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from covidseg.scans.geometry import triple
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -23,14 +25,16 @@ class Lattice:
             ((np.arange(n) - (n - 1) / 2) * mm + middle).astype(np.float32)
             for n, mm, middle in zip(self.shape_zyx, self.spacing_zyx, self.centre_zyx, strict=True)
         ]
-        return np.ix_(*lines)
+        return triple(np.ix_(*lines))
 
     @property
     def edge_mm(self) -> float:
         """Over how many mm a border fades, so that thin things do not alias."""
         return float(np.mean(self.spacing_zyx[1:]))
 
-    def box(self, low_zyx: Sequence[float], high_zyx: Sequence[float]) -> tuple[slice, slice, slice] | None:
+    def box(
+        self, low_zyx: Sequence[float] | np.ndarray, high_zyx: Sequence[float] | np.ndarray
+    ) -> tuple[slice, slice, slice] | None:
         """The voxels between two corners in mm, None where there is none."""
         sides = []
         for axis, low, high in zip(self.axes, low_zyx, high_zyx, strict=True):
@@ -38,7 +42,7 @@ class Lattice:
             if first == last:
                 return None
             sides.append(slice(int(first), int(last)))
-        return tuple(sides)
+        return triple(sides)
 
     def part(self, box: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The axes of a box of voxels."""
@@ -65,7 +69,7 @@ def ellipsoid(
         off = (axis - np.float32(middle)) / np.float32(radius)
         total = total + (np.square(off) if power == 2 else np.abs(off) ** np.float32(power))
     root = np.sqrt(total) if power == 2 else total ** np.float32(1 / power)
-    return (1 - root) * np.float32(np.mean(radii_zyx))
+    return np.asarray((1 - root) * np.float32(np.mean(radii_zyx)))
 
 
 def smooth_noise(draw: np.random.Generator, lattice: Lattice, length_mm: float) -> np.ndarray:

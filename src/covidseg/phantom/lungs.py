@@ -8,6 +8,7 @@ import numpy as np
 from covidseg.phantom.anatomy import AIR, BLOOD, SIDES, Distances, Subject
 from covidseg.phantom.fields import Lattice, inside, paint, smooth_noise
 from covidseg.phantom.trees import MURRAY, Tree, draw_tubes, grow
+from covidseg.scans.geometry import triple
 
 COARSE_MM = 8.0  # between the places where twigs may end and lesions begin
 FINE_MM = 2.5  # voxels up to this size show every twig
@@ -37,7 +38,7 @@ class Interior:
         detail = min(1.0, FINE_MM / voxel_mm)
         half_y, half_x = subject.cage
         size = np.array([subject.apex + 150, 2 * half_y, 2 * half_x])
-        shape = tuple(int(n) for n in size // COARSE_MM)
+        shape = triple(int(n) for n in size // COARSE_MM)
         chest = Lattice(shape, (COARSE_MM,) * 3, ((subject.apex - 150) / 2, 0.0, 0.0))
         distances = Distances.of(subject, chest.axes)
         where = np.argwhere(distances.lung > 2)
@@ -67,7 +68,7 @@ def _unbent(subject: Subject, points: np.ndarray) -> np.ndarray:
     return 2 * points - moved
 
 
-def _trunk(start: Sequence[float], end: Sequence[float], radius: float) -> Tree:
+def _trunk(start: Sequence[float], end: Sequence[float] | np.ndarray, radius: float) -> Tree:
     return Tree(np.array([start], float), np.array([end], float), np.array([radius]))
 
 

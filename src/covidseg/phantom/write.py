@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from covidseg.phantom.make import make_phantom
-from covidseg.scans.geometry import Geometry
+from covidseg.scans.geometry import Geometry, triple
 from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.files import atomic_path, sweep_temporaries, write_csv
@@ -59,7 +59,7 @@ def write_phantoms(
         raise BadInput(f"data.source.shape_zyx={list(shape_zyx)}", wrong, f"at least {list(SMALLEST)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = _jobs(folder, count, tuple(map(int, shape_zyx)), seed, thin, lesion_free, second_scans, other_site)
+    jobs = _jobs(folder, count, triple(map(int, shape_zyx)), seed, thin, lesion_free, second_scans, other_site)
     said = "waiting for another process that computes the same phantoms"
     with locked(folder / ".lock", waiting=lambda: log.info(said)):
         for kind in ("images", "lungs", "lesions"):
@@ -98,7 +98,7 @@ def _jobs(
     healthy = set(order[: round(lesion_free * patients)])
     away = set(draw.permutation(patients)[: round(other_site * patients)])
     twice = [*range(patients), *draw.permutation(patients)][:count]  # the first `count - patients` come again
-    jobs = []
+    jobs: list[Job] = []
     for index, patient in enumerate(sorted(map(int, twice))):
         scan = int(bool(jobs) and jobs[-1].patient == patient)
         site = "B" if patient in away else "A"

@@ -5,12 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from covidseg.config.plain import as_dict, load_yaml
 from covidseg.data.prepare.splits import ALL, HELD_OUT
 from covidseg.evaluation.metrics import METRICS
 from covidseg.evaluation.results import COLUMNS
@@ -127,27 +126,27 @@ def collect(runs: Path | str, experiments: Sequence[Path] = ()) -> TableResults:
 @cache
 def paper_tables() -> dict[str, Any]:
     """The content of paper.yaml."""
-    return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("paper.yaml")))
+    return as_dict(load_yaml(Path(__file__).with_name("paper.yaml")))
 
 
 def _expected_rows(table: str, experiments: Sequence[Path]) -> list[str]:
     """The `row` of every YAML file of the table, which is also its file name unless it says otherwise."""
     files = [file for folder in experiments for file in sorted((Path(folder) / table).glob("*.yaml"))]
-    return list(dict.fromkeys(str(OmegaConf.load(file).get("row") or file.stem) for file in files))
+    return list(dict.fromkeys(str(load_yaml(file).get("row") or file.stem) for file in files))
 
 
 def _run(folder: Path) -> Run | None:
     if (name := run_identity(folder)) is None or not folder.is_dir():
         return None
     run = RunFolder(folder)
-    identity = (*folder.parts[-3:-1], *name, folder)
-    structures = _structures(run)
+    row, task = folder.parts[-3:-1]
+    made = partial(Run, row, task, *name, folder, structures=_structures(run))
     if not run.has_results:
         status = run.status or {}
         state = str(status.get("state", "waiting"))
         if state in ("running", "finished") and not run.is_locked():  # `finished` is only true with metrics.json
             state = "killed"
-        return Run(*identity, state=state, structures=structures, reason=str(status.get("reason") or _progress(status)))
+        return made(state=state, reason=str(status.get("reason") or _progress(status)))
     try:
         cases = tuple(_read_cases(folder / "cases.csv"))
         if (metrics := run.metrics) is None:
@@ -155,13 +154,12 @@ def _run(folder: Path) -> Run | None:
         manifest = run.manifest or {}  # a threshold baseline has none
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         unread = f"its results cannot be read ({type(error).__name__})"
-        return Run(*identity, state="damaged", structures=structures, reason=unread)
+        return made(state="damaged", reason=unread)
     if run.asks_for_no_score:
-        return Run(*identity, state=NOT_SCORED, metrics=metrics, manifest=manifest)
+        return made(state=NOT_SCORED, metrics=metrics, manifest=manifest)
     if not cases:
-        return Run(*identity, state="failed", structures=structures, reason=UNSCORED)
-    facts = {"cases": cases, "metrics": metrics, "manifest": manifest}
-    return Run(*identity, state="finished", structures=structures, **facts)
+        return made(state="failed", reason=UNSCORED)
+    return made(state="finished", cases=cases, metrics=metrics, manifest=manifest)
 
 
 def _structures(run: RunFolder) -> tuple[str, ...]:
@@ -176,7 +174,7 @@ def _by_name(task: str) -> tuple[str, ...]:
     return (task,) if task in NAMES else NAMES
 
 
-def _missing(runs: Path, row: str, task: str, seed: int, fold: int | None, structures: tuple[str, ...]) -> Run:
+def _missing(runs: Path, row: str, task: str, seed: int, fold: int | str | None, structures: tuple[str, ...]) -> Run:
     folder = runs / row / task / (f"seed{seed}" + ("" if fold is None else f"-fold{fold}"))
     return Run(row, task, seed, fold, folder, state="missing", structures=structures, reason="not started")
 

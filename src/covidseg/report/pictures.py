@@ -43,12 +43,11 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
             keep(f"Contours on {case}: {where}, runs of the first seed.", figure, "contours", block.structure, case)
     _draw_surface(results, runs, keep)
     for task in sorted({run.task for found in runs.values() for run in found}):
-        curves = {
-            titles.get(method, method): found
-            for method, own in runs.items()
-            if (found := [curve for run in own if run.task == task and (curve := _curve(run))])
-        }
-        metrics = [name for name in _CURVES if any(name in run for found in curves.values() for run in found)]
+        curves = {}
+        for method, members in runs.items():
+            if logged := [curve for run in members if run.task == task and (curve := _curve(run))]:
+                curves[titles.get(method, method)] = logged
+        metrics = [name for name in _CURVES if any(name in curve for curve in chain(*curves.values()))]
         if metrics:
             keep(f"Training of the {task} task.", figures.curves_figure(curves, metrics), "curves", task)
     return drawn
@@ -72,7 +71,7 @@ def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> No
         for method, own in runs.items()
         if (found := scores([run for run in own if "lesion" in run.structures], "test", "lesion", "dice"))
     }
-    for best in sorted(means, key=means.get, reverse=True):
+    for best in sorted(means, key=lambda method: means[method], reverse=True):
         kept = list(_kept(runs[best]))
         lesions = [one for one in kept if one.structure == "lesion"]
         if lesions:

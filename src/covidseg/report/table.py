@@ -84,7 +84,7 @@ def paper_lawbreakers(results: TableResults) -> list[tuple[str, str]]:
         (row, structure)
         for row in results.rows
         for structure, values in results.paper.get(row, {}).items()
-        if breaks_dice_law(*values, rounding=PAPER_ROUNDING)
+        if breaks_dice_law(values, rounding=PAPER_ROUNDING)
     ]
 
 
@@ -147,9 +147,9 @@ def _line(results: TableResults, method: str, title: str, runs: list[Run], set_n
         parameters=sizes.get("parameters"),
         multiply_adds=sizes.get("multiply_adds"),
         paper=paper,
-        law=breaks_dice_law(*three),
-        law_same_cases=breaks_dice_law(*shared),
-        paper_law=paper is not None and breaks_dice_law(*paper, rounding=PAPER_ROUNDING),
+        law=breaks_dice_law(three),
+        law_same_cases=breaks_dice_law(shared),
+        paper_law=paper is not None and breaks_dice_law(paper, rounding=PAPER_ROUNDING),
     )
 
 

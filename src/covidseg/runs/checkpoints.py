@@ -9,7 +9,7 @@ import io
 import os
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pytorch_lightning as pl
 import torch
@@ -61,7 +61,7 @@ class AtomicCheckpointIO(CheckpointIO):
             with open(temporary, "wb") as stream:
                 hashing = _Hashing(stream)
                 try:
-                    torch.save(checkpoint, hashing)
+                    torch.save(checkpoint, cast(BinaryIO, hashing))
                 except RuntimeError as error:  # what torch makes of a full disk
                     raise hashing.fault or error from None
                 stream.write(_MARK + hashing.sha256.digest())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -22,6 +22,7 @@ from yaml import AliasToken, AnchorToken, TagToken, YAMLError
 
 from covidseg.config.moved import with_present_names
 from covidseg.config.paths import CONF
+from covidseg.config.plain import as_dict, load_yaml
 from covidseg.data.prepare.splits import ALL
 from covidseg.scans.gate.names import printable
 from covidseg.system.errors import BadInput, EnvironmentFault
@@ -155,20 +156,20 @@ def model_name(model: Mapping[str, Any]) -> str:
     """The network's config name and those of its blocks, less what is `none` both here and by the network's default."""
     network = _choice("model", model)
     parts = [network]
-    defaults = OmegaConf.load(CONF / "model" / f"{network}.yaml").get("defaults", []) if network else []
+    defaults = load_yaml(CONF / "model" / f"{network}.yaml").get("defaults", []) if network else []
     for entry in defaults:
         if isinstance(entry, DictConfig):
-            ((slot, default),) = entry.items()
-            choice = _choice(f"model/{slot}", model[slot])
+            ((slot, default),) = ((str(name), default) for name, default in entry.items())
+            choice = _choice(f"model/{slot}", model[str(slot)])
             parts += [choice] if (choice, default) != ("none", "none") else []
     return "-".join(parts)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain containers: resolved, except that secrets and environment variables stay out of it."""
-    raw = OmegaConf.to_container(cfg, resolve=False)
+    raw = as_dict(cfg, resolve=False)
     raw.pop("hydra", None)
-    return OmegaConf.to_container(OmegaConf.create(without_secrets(raw)), resolve=True)
+    return as_dict(OmegaConf.create(without_secrets(raw)))
 
 
 def config_hash(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -368,19 +369,19 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _choice(group: str, node: Mapping[str, Any]) -> str:
     """The file of a config group that agrees with `node` in most values."""
-    wanted = dict(_leaves(OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node))
+    wanted = dict(_leaves(as_dict(node, resolve=False) if isinstance(node, DictConfig) else node))
     agreement = {}
     for file in sorted((CONF / group).glob("*.yaml")):
-        offered = dict(_leaves(OmegaConf.to_container(_with_base(file), resolve=False)))
+        offered = dict(_leaves(as_dict(_with_base(file), resolve=False)))
         if offered.get("_target_") == wanted.get("_target_"):
             agreement[file.stem] = sum(1 if wanted.get(key) == value else -1 for key, value in offered.items())
     if not agreement:
         return str(wanted.get("_target_", "model")).rsplit(".", 1)[-1].lower()
-    return max(agreement, key=agreement.get)
+    return max(agreement, key=lambda name: agreement[name])
 
 
 def _with_base(file: Path) -> DictConfig:
     """A config file on top of those of its own group that its defaults list names."""
-    own = OmegaConf.load(file)
+    own = load_yaml(file)
     bases = [name for name in own.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
-    return OmegaConf.merge(*[_with_base(file.with_name(f"{name}.yaml")) for name in bases], own)
+    return cast(DictConfig, OmegaConf.merge(*[_with_base(file.with_name(f"{name}.yaml")) for name in bases], own))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from covidseg.scans.geometry import triple
 from covidseg.system.errors import BadInput
 from covidseg.system.files import atomic_path
 
@@ -105,9 +106,9 @@ class Slice:
                     kept["image"],
                     kept["reference"],
                     kept["prediction"],
-                    tuple(float(step) for step in kept["spacing_yx"].tolist()),
+                    _pair(kept["spacing_yx"]),
                     volumes,
-                    tuple(float(step) for step in kept["volume_spacing_zyx"].tolist()),
+                    triple(float(step) for step in kept["volume_spacing_zyx"].tolist()),
                 )
             one._require_sense()
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -177,3 +178,8 @@ def _majority_in_blocks(mask: np.ndarray, strides: Sequence[int]) -> np.ndarray:
     z, y, x = (size // step for size, step in zip(padded.shape, strides, strict=True))
     blocks = padded.reshape(z, strides[0], y, strides[1], x, strides[2])
     return blocks.mean(axis=(1, 3, 5)) >= 0.5
+
+
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    first, second = values.tolist()
+    return float(first), float(second)

@@ -1,12 +1,14 @@
 """Where the voxels of a scan lie in the patient, and how to turn an array of them to one standard orientation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations, product
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Geometry:
         """For (S, P, L): which array axis runs closest to it, and whether it runs backwards."""
         cosines = np.reshape(self.direction, (3, 3))[::-1, ::-1]  # rows S, P, L; columns array axes z, y, x
         axes = max(permutations(range(3)), key=lambda order: sum(abs(cosines[i, axis]) for i, axis in enumerate(order)))
-        return axes, tuple(bool(cosines[i, axis] < 0) for i, axis in enumerate(axes))
+        return triple(axes), triple(bool(cosines[i, axis] < 0) for i, axis in enumerate(axes))
 
     def canonical(self) -> Self:
         """The same grid with its axes permuted and flipped so that (z, y, x) grow towards (Superior, Posterior, Left).
@@ -76,8 +78,8 @@ class Geometry:
             column = np.reshape(self.direction, (3, 3))[:, 2 - axis]
             columns.append(-column if flip else column)
         return type(self)(
-            shape_zyx=tuple(self.shape_zyx[axis] for axis in axes),
-            spacing_zyx=tuple(self.spacing_zyx[axis] for axis in axes),
+            shape_zyx=triple(self.shape_zyx[axis] for axis in axes),
+            spacing_zyx=triple(self.spacing_zyx[axis] for axis in axes),
             origin_xyz=tuple(self.to_mm(first)),
             direction=tuple(np.stack(columns[::-1], axis=1).ravel()),
         )
@@ -88,14 +90,14 @@ class Geometry:
         self._require(array, self.shape_zyx)
         lead = array.ndim - 3
         turned = array.transpose(*range(lead), *(lead + axis for axis in axes))
-        return turned[(..., *(slice(None, None, -1 if flip else 1) for flip in backwards))]
+        return turned[_reversed(backwards)]
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
         """The inverse of `to_canonical`: a view of an array on `canonical()`'s grid, in this grid's order."""
         axes, backwards = self._turn
         self._require(array, tuple(self.shape_zyx[axis] for axis in axes))
         lead = array.ndim - 3
-        flipped = array[(..., *(slice(None, None, -1 if flip else 1) for flip in backwards))]
+        flipped = array[_reversed(backwards)]
         return flipped.transpose(*range(lead), *(lead + axes.index(axis) for axis in range(3)))
 
     def to_dict(self) -> dict[str, list]:
@@ -110,3 +112,14 @@ class Geometry:
     def _require(array: np.ndarray, shape: tuple[int, ...]) -> None:
         if array.shape[-3:] != shape:
             raise ValueError(f"array of shape {array.shape} is not on a grid of {shape}")
+
+
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """The three values of three axes. Raises `ValueError` for more or fewer."""
+    first, second, third = values
+    return first, second, third
+
+
+def _reversed(backwards: Iterable[bool]) -> tuple[Any, ...]:
+    """The index that turns those of the last three axes round."""
+    return (..., *(slice(None, None, -1 if flip else 1) for flip in backwards))

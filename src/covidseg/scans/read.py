@@ -64,8 +64,8 @@ def read_scan(
         raise BadInput(what, "is a file, and series_uid chooses within a DICOM folder", "drop series_uid")
     else:
         volume = _read_volume(Path(path), assumed)
-    voxels, notes = to_hu(volume, what, assumed)
-    notes = (*volume.notes, *smallness_note(volume.geometry), *notes)
+    voxels, seen = to_hu(volume, what, assumed)
+    notes = (*volume.notes, *smallness_note(volume.geometry), *seen)
     return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm)
 
 

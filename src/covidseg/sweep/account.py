@@ -44,9 +44,10 @@ def account(rows: Sequence[Row], devices: int, wall: float) -> Account | None:
         if row.state is not State.DONE or not row.seconds:
             continue
         try:
-            attempt = row.folder.manifest["attempts"][-1]
+            manifest, metrics = row.folder.manifest or {}, row.folder.metrics or {}
+            attempt = manifest["attempts"][-1]
             first = calendar.timegm(time.strptime(attempt["started"], "%Y-%m-%dT%H:%M:%SZ"))
-            training = row.folder.metrics["train"]["seconds"]
+            training = metrics["train"]["seconds"]
         except (TypeError, ValueError, LookupError):
             continue
         starting = min(max(first - row.started, 0.0), row.seconds)

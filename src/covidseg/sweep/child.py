@@ -131,4 +131,5 @@ def _lives_in_group(group: int) -> bool:
 
 def _die_with_driver() -> None:
     """Between fork and exec: when the driver dies, even by SIGKILL, the kernel sends this process a SIGTERM."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _libc:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from covidseg.config.plain import as_dict
 from covidseg.runs.folder import RunFolder
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import best_order, makespan
@@ -62,11 +61,13 @@ def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
         folder = RunFolder(config.parent)
         try:
             rate = (folder.status or {}).get("patches_per_second")
-            attempt = folder.manifest["attempts"][-1] if rate else {}
-            if not rate or (attempt["device"] != "cpu") != on_gpu:
+            manifest, cfg = folder.manifest, folder.config
+            if not rate or not manifest or cfg is None:
                 continue
-            cfg = folder.config
-            key = _network_key(OmegaConf.to_container(cfg.model, resolve=True), list(cfg.training.patch_size_zyx))
+            attempt = manifest["attempts"][-1]
+            if (attempt["device"] != "cpu") != on_gpu:
+                continue
+            key = _network_key(as_dict(cfg.model), list(cfg.training.patch_size_zyx))
         except (BadInput, TypeError, LookupError, AttributeError):
             continue  # a run that has not come so far, or one of an older version
         seen.setdefault(key, []).append(attempt["processes"] / rate)

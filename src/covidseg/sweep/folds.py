@@ -6,8 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from covidseg.config.plain import as_dict
 from covidseg.sweep.rows import key_of
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 
@@ -47,7 +48,7 @@ def _question(cfg: DictConfig) -> tuple[str, tuple[str, ...]] | None:
     """
     if "data" not in cfg or cfg.fold is not None:
         return None
-    data = OmegaConf.to_container(cfg.data, resolve=True)
+    data = as_dict(cfg.data)
     if data["splits"]["test_fraction"] and not data["prepared"]:
         return None
     return json.dumps(data, sort_keys=True), tuple(sorted(cfg.task.structures))
@@ -68,7 +69,7 @@ def _answers(
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or ["no answer"]
         raise CovidSegError("sweep", f"how the data are divided cannot be told ({lines[-1]})", "debug=true") from None
-    answers = {}
+    answers: dict[tuple[str, tuple[str, ...]], list[int] | None] = {}
     for (data, tasks), reply in zip(asked.items(), replies, strict=True):
         if "error" in reply:
             kind = EnvironmentFault if reply["environment"] else BadInput

@@ -11,9 +11,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from covidseg.config.paths import row_folders
+from covidseg.config.plain import as_dict
 from covidseg.runs.folder import NOT_SCORED
 from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
@@ -127,7 +128,7 @@ def _table(cfg: DictConfig, group: str, view: View) -> None:
     with open(results / "table.csv", newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
     summary = Path(cfg.hydra.sweep.dir) / group
-    _track(OmegaConf.to_container(cfg.logger, resolve=True), group, lines, results, summary)
+    _track(as_dict(cfg.logger), group, lines, results, summary)
     if list(Path(cfg.paths.runs).glob(f"{group}/*/*/*/wandb/offline-run-*")):
         view.note(f"wandb sync {cfg.paths.runs}/{group}/*/*/*/wandb {summary}/wandb")
 

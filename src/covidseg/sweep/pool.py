@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from covidseg.sweep.child import Child, environment, program
 from covidseg.sweep.rows import Row
@@ -60,7 +61,7 @@ class LocalPool:
 
     def ended(self) -> list[tuple[Row, int | None, str]]:
         """The rows whose programs are gone since the last call, each with its exit status and last line."""
-        over = []
+        over: list[tuple[Row, int | None, str]] = []
         for row, child in list(self._children.values()):
             status = child.exit_status()
             if status is None:
@@ -112,7 +113,7 @@ def _cpu_slots() -> int:
     return max(1, min(os.cpu_count() or 1, round(memory / 2**33)))
 
 
-def _listed(asked: object) -> list[str]:
+def _listed(asked: Any) -> list[str]:
     if asked in ("auto", "", None):
         return []
     if isinstance(asked, int):

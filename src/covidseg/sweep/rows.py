@@ -6,8 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
+from covidseg.config.plain import as_dict
 from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, asked_resources, config_hash, run_dir
 from covidseg.system.errors import BadInput
 
@@ -67,7 +68,7 @@ class Row:
             max_steps=_whole("training.max_steps", training.max_steps),
             batch_size=_whole("training.batch_size", training.batch_size)
             * _whole("trainer.accumulate_grad_batches", cfg.trainer.get("accumulate_grad_batches", 1)),
-            model=OmegaConf.to_container(cfg.model, resolve=True),
+            model=as_dict(cfg.model),
             patch_size_zyx=[_whole("training.patch_size_zyx", n) for n in _listed(training.patch_size_zyx)],
             asked=asked_resources(cfg),
         )

@@ -11,7 +11,7 @@ from covidseg.nets.cost import network_cost
 
 
 def main() -> None:
-    sizes = []
+    sizes: list[list[int] | None] = []
     for model, size_zyx in json.load(sys.stdin):
         try:
             sizes.append(list(network_cost(model, size_zyx)))

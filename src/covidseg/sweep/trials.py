@@ -27,11 +27,11 @@ def named_by_overrides(jobs: Sequence[Job], given: Collection[str]) -> list[Job]
 
 def scores(jobs: Sequence[Job], made: Sequence[Job]) -> list[float | None]:
     """The validation Dice of each job, mean over the folds that it was `made` into; None where one has none."""
-    found = []
+    found: list[float | None] = []
     for overrides, _ in jobs:
         folders = [RunFolder(run_dir(cfg)) for own, cfg in made if _comes_from(own, overrides)]
-        dice = [folder.validation_dice for folder in folders]
-        found.append(None if not dice or None in dice else mean(dice))
+        dice = [score for folder in folders if (score := folder.validation_dice) is not None]
+        found.append(mean(dice) if dice and len(dice) == len(folders) else None)
     return found
 
 

@@ -75,7 +75,7 @@ def show_progress(results: Iterator[Any], total: int, title: str) -> Iterator[An
     """Pass `results` on under a progress bar with the time left, on a terminal; elsewhere one line says what begins."""
     console = Console(stderr=True)
     if total and console.is_terminal:
-        return track(results, title, total, console=console)
+        return iter(track(results, title, total, console=console))
     if total:
         log.info("%s: %d", title, total)
     return results
@@ -104,7 +104,8 @@ def _feed_worker(
                         return
                 result = worker.connection.recv()
             except (EOFError, ConnectionError):
-                worker.end()
+                if worker:
+                    worker.end()
                 worker = None
                 remedy = "data.workers=1 needs the least memory; what is done is kept"
                 result = EnvironmentFault(name(item), "its process was killed (out of memory?)", remedy)

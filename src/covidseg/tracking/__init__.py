@@ -123,7 +123,7 @@ def log_sweep_summary(
     tracker = WandbTracker(
         dict(options) | {"group": group, "job_type": "summary"},
         folder,
-        run_id=_run_id(Path(folder), f"{group}/summary"),
+        run_id=_run_id(Path(folder), f"{group}/summary") or "",
         identity=f"{group}/summary",
         tags=[group, "summary"],
         config={"table": group},
@@ -141,7 +141,7 @@ def _tracker(cfg: DictConfig, run_dir: Path) -> WandbTracker:
     return WandbTracker(
         dict(cfg.logger) | {"group": group},
         run_dir,
-        run_id=_run_id(run_dir, f"{table}/{identity}", config),
+        run_id=_run_id(run_dir, f"{table}/{identity}", config) or "",  # the first process alone has one
         identity=identity,
         tags=[table, row, task, *seed.split("-"), *map(scrub_text, map(str, cfg.logger.tags))],
         config=config | {"table": table, "row": row},

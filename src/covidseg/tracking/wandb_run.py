@@ -15,7 +15,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers.logger import Logger
@@ -147,8 +147,8 @@ class WandbTracker(Guarded, Logger):
             return
         import wandb
 
-        columns = list(rows[0])
-        data = [[row.get(column) for column in columns] for row in rows]
+        columns: list[str | int] = list(rows[0])
+        data = [[row.get(str(column)) for column in columns] for row in rows]
         run.log({key: wandb.Table(columns=columns, data=data)}, commit=False)
 
     @tracked
@@ -225,7 +225,7 @@ class WandbTracker(Guarded, Logger):
             dir=str(folder),
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(mode=mode, **_settings(self._options["timeout_s"])),
+            settings=wandb.Settings(mode=cast(Any, mode), **_settings(self._options["timeout_s"])),
         )
 
 
@@ -248,7 +248,7 @@ def has_key() -> bool:
     candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
     for candidate in candidates:
         with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(os.path.expanduser(candidate)).authenticators(host):
+            if netrc.netrc(os.path.expanduser(candidate)).authenticators(host or ""):
                 return True
     return False
 

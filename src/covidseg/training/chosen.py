@@ -1,12 +1,13 @@
 """Callbacks that a user chooses (conf/callbacks). A run that was stopped and goes on ends with the same bits, too."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning import callbacks
 from torch import Tensor
+from torch.nn import Module
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -89,7 +90,9 @@ class WeightAveraging(pl.Callback):
 
 
 def _floats(module: pl.LightningModule) -> dict[str, Tensor]:
-    return {name: value for name, value in module.network.state_dict().items() if value.is_floating_point()}
+    return {
+        name: value for name, value in cast(Module, module.network).state_dict().items() if value.is_floating_point()
+    }
 
 
 def _copies(module: pl.LightningModule) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class SegmentationTask(pl.LightningModule):
     ):
         super().__init__()
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=self.memory_format)
+        self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
         self.augment, self.task, self.window, self.inferer = augment, task, tuple(window), inferer
         self.seed, self.stopping = seed, stopping
@@ -93,7 +93,7 @@ class SegmentationTask(pl.LightningModule):
             return np.zeros(case.grid.native.shape_zyx, np.uint8)
         return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.network.parameters())
         return {
             "optimizer": optimizer,

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +17,10 @@ from torch import nn
 
 from covidseg.config.build import instantiate
 from covidseg.config.paths import CONF
+from covidseg.config.plain import as_dict
 from covidseg.data.prepare.splits import ALL
 from covidseg.evaluation.structures import Task
-from covidseg.inference.window import WindowInferer
+from covidseg.inference.window import WindowInferer, per_axis
 from covidseg.runs.checkpoints import AtomicCheckpointIO
 from covidseg.runs.folder import RunFolder, device_count
 from covidseg.system.errors import BadInput
@@ -108,7 +110,7 @@ def build_task(cfg: DictConfig, stop: StopRequest) -> SegmentationTask:
     if cfg.model.out_channels != task.out_channels:
         wrong = f"is not what task {task.name} needs"
         raise BadInput(f"model.out_channels={cfg.model.out_channels}", wrong, f"{task.out_channels}: leave it out")
-    optimizer = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    optimizer = as_dict(cfg.optimizer)
     module = SegmentationTask(
         network=network,
         schedule=_tried("optimizer.schedule", lambda: instantiate(optimizer.pop("schedule"), "optimizer")),
@@ -134,7 +136,7 @@ def _rehearse(module: SegmentationTask) -> None:
     size = (1, 1, 8, 8, 8)
     image, labels, rng = torch.full(size, 0.5), torch.zeros(size, dtype=torch.uint8), torch.Generator().manual_seed(0)
     for name, transform in module.augment.transforms.items():
-        _tried(f"augment.{name}", lambda transform=transform: transform.surely()(image, labels, rng))
+        _tried(f"augment.{name}", partial(transform.surely(), image, labels, rng))
     logits = torch.zeros(1, module.task.out_channels, 2, 2, 2)
     loss = _tried("loss", lambda: module.loss(logits, torch.zeros(1, 2, 2, 2, dtype=torch.int64)))
     if not torch.isfinite(loss):
@@ -156,7 +158,7 @@ def _tried(option: str, attempt: Callable[[], T]) -> T:
 
 
 def _check_size(key: str, size_zyx: Sequence[int] | None, network: nn.Module) -> None:
-    stride = (network.stride,) * 3 if isinstance(network.stride, int) else network.stride
+    stride = per_axis(cast(int, network.stride))
     if size_zyx is not None and any(n < 1 or n % step for n, step in zip(size_zyx, stride, strict=True)):
         fitting = ",".join(str(max(-(-n // step), 1) * step) for n, step in zip(size_zyx, stride, strict=True))
         wrong = f"is not a multiple of the network's stride {stride}"
@@ -194,7 +196,7 @@ def make_trainer(
             strategy=_strategy(options, devices),
             accumulate_grad_batches=options.accumulate_grad_batches,
             profiler=_profiler(options.profiler, folder),
-            precision=_precision(options, folder),
+            precision=cast(Any, _precision(options, folder)),
             deterministic=options.deterministic,
             benchmark=not options.deterministic,  # patches have one size: cuDNN may search for the fastest kernels
             sync_batchnorm=training.sync_batchnorm,

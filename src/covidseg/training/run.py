@@ -170,7 +170,7 @@ def _record(
 ) -> dict[str, Any]:
     """manifest.json, written by the first process; what it says is known on all."""
     parameters, multiply_adds = network_cost(cfg.model, cfg.training.patch_size_zyx)
-    run = {
+    run: dict[str, Any] = {
         "config_hash": config_hash(cfg),
         "data": {"name": dataset.name, "hash": dataset.hash},
         "cases": {"train": len(data.train_cases), **{name: len(cases) for name, cases in data.sets.items()}},

@@ -141,7 +141,7 @@ def case_id(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:100].strip("_") + f"-{digest}"
 
 
-def label_map(names: Mapping[object, str], option: str) -> dict[int, int]:
+def label_map(names: Mapping[Any, str], option: str) -> dict[int, int]:
     """{file value: "lung" | "lesion"} of the configuration as {file value: stored label}."""
     try:
         return {int(value): LABELS[str(name)] for value, name in names.items()}

@@ -81,7 +81,7 @@ def build_case(request: CaseRequest) -> dict[str, Any]:
         "notes": notes,
     }
     if request.folder is not None:
-        _write(request, info, grid.image(scan.voxels), grid.labels(labels), labels)
+        _write(request, request.folder, info, grid.image(scan.voxels), grid.labels(labels), labels)
     return info
 
 
@@ -106,7 +106,7 @@ def _merge_masks(source: Source, geometry: Geometry) -> tuple[np.ndarray, int, l
         )
         notes += seen
         np.maximum(merged, labels, out=merged)
-        lung_voxels += np.count_nonzero(labels == LABELS["lung"])
+        lung_voxels += int(np.count_nonzero(labels == LABELS["lung"]))
         if set(mask.labels.values()) == {LABELS["lung"]}:
             lungs = labels > 0
     lesion = merged == LABELS["lesion"]
@@ -130,15 +130,17 @@ def _suspicious(lesion: np.ndarray, lungs: np.ndarray, geometry: Geometry) -> li
     return notes
 
 
-def _write(request: CaseRequest, info: dict, image: np.ndarray, mask: np.ndarray, reference: np.ndarray) -> None:
+def _write(
+    request: CaseRequest, folder: Path, info: dict, image: np.ndarray, mask: np.ndarray, reference: np.ndarray
+) -> None:
     need = image.nbytes + mask.nbytes + reference.nbytes // 20 + SPARE_BYTES
-    free = shutil.disk_usage(request.folder).free
+    free = shutil.disk_usage(folder).free
     if free < need:
         wrong = f"needs {need >> 20} MiB of disk and {free >> 20} MiB are free"
         raise EnvironmentFault(f"case {request.source.id}", wrong, "free some space or choose another paths.data")
     info["foreground"] = _foreground(mask, request.foreground_voxels)
-    target = request.folder / request.source.id
-    temporary = request.folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
+    target = folder / request.source.id
+    temporary = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex}"
     try:
         with environment_faults(target):
             temporary.mkdir()
@@ -150,7 +152,7 @@ def _write(request: CaseRequest, info: dict, image: np.ndarray, mask: np.ndarray
             for path in (*temporary.iterdir(), temporary):
                 fsync(path)
             os.rename(temporary, target)
-            fsync(request.folder)
+            fsync(folder)
     except EnvironmentFault as fault:
         raise EnvironmentFault(
             f"case {request.source.id}", f"{fault.wrong}; it needs {need >> 20} MiB", fault.remedy

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from scipy import ndimage
 
-from covidseg.scans.geometry import Geometry
+from covidseg.scans.geometry import Geometry, triple
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -42,10 +43,10 @@ class Grid:
         """
         canonical = geometry.canonical()
         box = body_box(geometry.to_canonical(hu), canonical.spacing_zyx)
-        whole = tuple((0, n) for n in canonical.shape_zyx)
+        whole = triple((0, n) for n in canonical.shape_zyx)
         extent = [(b - a) * mm for (a, b), mm in zip(box or whole, canonical.spacing_zyx, strict=True)]
-        shape = tuple(max(1, round(mm / step)) for mm, step in zip(extent, spacing_zyx, strict=True))
-        spacing = tuple(mm / n for mm, n in zip(extent, shape, strict=True))
+        shape = triple(max(1, round(mm / step)) for mm, step in zip(extent, spacing_zyx, strict=True))
+        spacing = triple(mm / n for mm, n in zip(extent, shape, strict=True))
         return cls(geometry, box or whole, shape, spacing, box is not None)
 
     def image(self, hu: np.ndarray) -> np.ndarray:
@@ -63,7 +64,7 @@ class Grid:
         values = [int(value) for value in np.unique(volume) if value]
         if not values:
             return prepared
-        classes = [self._planes(volume.shape, lambda z, value=value: volume[z] == value) for value in values]
+        classes = [self._planes(volume.shape, partial(_plane_of, volume, value)) for value in values]
         table = np.array([0, *values], np.uint8)
         for planes in zip(*classes, strict=True):
             shares = np.stack([plane for _, plane in planes])
@@ -117,9 +118,9 @@ class Grid:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         return cls(
             native=Geometry.from_dict(plain["native"]),
-            box_zyx=tuple(tuple(side) for side in plain["box_zyx"]),
-            shape_zyx=tuple(plain["shape_zyx"]),
-            spacing_zyx=tuple(plain["spacing_zyx"]),
+            box_zyx=triple((low, high) for low, high in plain["box_zyx"]),
+            shape_zyx=triple(plain["shape_zyx"]),
+            spacing_zyx=triple(plain["spacing_zyx"]),
             body_found=plain["body_found"],
         )
 
@@ -133,6 +134,10 @@ class Grid:
             slab = _weighted([plane(i) for i in iz[:, z]], wz[:, z])
             slab = _weighted([slab[i] for i in iy], wy[:, :, None])
             yield z, _weighted([slab[:, i] for i in ix], wx[:, None, :])
+
+
+def _plane_of(volume: np.ndarray, value: int, z: int) -> np.ndarray:
+    return volume[z] == value
 
 
 def body_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | None:
@@ -155,7 +160,7 @@ def body_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | N
         margin = round(BODY_MARGIN_MM / mm) + step
         first, last = min(part[axis].start for part in parts), max(part[axis].stop for part in parts)
         box.append((max(0, first * step - margin), min(length, last * step + margin)))
-    return tuple(box)
+    return triple(box)
 
 
 def _taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:

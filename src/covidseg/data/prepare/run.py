@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from covidseg.config.build import instantiate
+from covidseg.config.plain import as_dict
 from covidseg.data.datasets import Listing, Source, parts
 from covidseg.data.prepare import folder as building
 from covidseg.data.prepare.case import CaseRequest, build_case
@@ -21,6 +22,7 @@ from covidseg.data.prepare.options import validated
 from covidseg.data.prepare.splits import RULES, Member, check_declared, make_splits, published_folds
 from covidseg.data.protocol import Division
 from covidseg.data.store import FORMAT, PreparedDataset
+from covidseg.scans.geometry import triple
 from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.faults import DISK_FAULTS
@@ -84,6 +86,7 @@ def prepare(
     else:
         outcome = run(options, Path(paths["data"]), admit, computing)
         outcome.complain(options["allow_refused"])
+        assert outcome.dataset is not None  # or `complain` had raised
         dataset = outcome.dataset
     admit(Division.of_prepared(dataset))
     return dataset
@@ -99,7 +102,7 @@ def division(options: Mapping[str, Any]) -> Division | None:
 
 def plain(data: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     """The `data` configuration as plain containers, interpolations resolved."""
-    return OmegaConf.to_container(data, resolve=True) if OmegaConf.is_config(data) else dict(data)
+    return as_dict(data) if OmegaConf.is_config(data) else dict(data)
 
 
 def check(options: Mapping[str, Any]) -> Outcome:
@@ -206,9 +209,11 @@ def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path,
     """Where the data set goes, what is to be made of each case, and which cases cannot even be read."""
     hashes = Fingerprints(home / ".fingerprints.json").of(path for source in found.cases for path in source.files)
     code = code_digest(_CODE)
-    requests, refused = [], list(found.refused)
+    requests: list[CaseRequest] = []
+    refused: list[tuple[str, CovidSegError]] = list(found.refused)
     for source in found.cases:
-        unreadable = [hashes[path] for path in source.files if isinstance(hashes[path], CovidSegError)]
+        read = [hashes[path] for path in source.files]
+        unreadable = [error for error in read if isinstance(error, CovidSegError)]
         if unreadable:
             refused.append((source.id, unreadable[0]))
         else:
@@ -224,7 +229,7 @@ def _plan(options: Mapping[str, Any], found: Listing, home: Path) -> tuple[Path,
 
 
 def _request(options: Mapping[str, Any], code: str, source: Source, hashes: Mapping[Path, str]) -> CaseRequest:
-    spacing = tuple(float(mm) for mm in options["spacing_zyx"])
+    spacing = triple(float(mm) for mm in options["spacing_zyx"])
     made_of = {
         "code": code,
         "format": FORMAT,
@@ -330,6 +335,6 @@ def _index(folder: Path, options: Mapping[str, Any], outcome: Outcome, failed: M
 def opened(folder: Path, notes: Sequence[str] = ()) -> Outcome:
     """A finished folder, as `run` would describe it."""
     dataset = PreparedDataset.open(folder)
-    refused = list((building.refused_before(folder) or {}).items())
+    refused: list[tuple[str, CovidSegError]] = list((building.refused_before(folder) or {}).items())
     infos = [case.info for case in dataset.cases.values()]
     return Outcome(infos, refused, list(notes), dataset, folder, vars(dataset.split()), len(dataset.splits["folds"]))

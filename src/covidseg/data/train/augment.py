@@ -93,9 +93,9 @@ class Spatial(Transform):
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         n = len(image)
-        angles = _uniform(rng, -1, 1, n, 3) * self.radians_xyz
-        factors = _uniform(rng, math.log(self.scale[0]), math.log(self.scale[1]), n).exp()
-        shifts = _uniform(rng, -self.elastic_voxels, self.elastic_voxels, n, 3, *self.elastic_grid)
+        angles = _uniform(rng, (-1, 1), n, 3) * self.radians_xyz
+        factors = _uniform(rng, (math.log(self.scale[0]), math.log(self.scale[1])), n).exp()
+        shifts = _uniform(rng, (-self.elastic_voxels, self.elastic_voxels), n, 3, *self.elastic_grid)
         grid = self.grid(image, angles, factors, shifts)
         sampled = F.grid_sample(image, grid, "bilinear", "reflection", align_corners=False)
         labels = F.grid_sample(mask.float(), grid, "nearest", "reflection", align_corners=False)
@@ -127,7 +127,7 @@ class Blur(Transform):
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         n, reach = len(image), math.ceil(3 * self.sigma_voxels[1])
-        sigma = _uniform(rng, *self.sigma_voxels, n)
+        sigma = _uniform(rng, self.sigma_voxels, n)
         taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma.view(-1, 1)) ** 2)
         taps = (taps / taps.sum(1, keepdim=True)).to(image)  # (n, 2 reach + 1)
         volume = image.transpose(0, 1)  # (1, n, D, H, W): one group a sample
@@ -147,7 +147,7 @@ class Noise(Transform):
         self.sd = tuple(sd)
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        sd = _per_sample(_uniform(rng, *self.sd, len(image)), image)
+        sd = _per_sample(_uniform(rng, self.sd, len(image)), image)
         seed = int(torch.randint(2**62, (1,), generator=rng))
         voxels = Generator(image.device).manual_seed(seed)
         noise = torch.randn(image.shape, generator=voxels, device=image.device)
@@ -162,8 +162,8 @@ class Intensity(Transform):
         self.shift, self.contrast = tuple(shift), tuple(contrast)
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        contrast = _per_sample(_uniform(rng, *self.contrast, len(image)), image)
-        shift = _per_sample(_uniform(rng, *self.shift, len(image)), image)
+        contrast = _per_sample(_uniform(rng, self.contrast, len(image)), image)
+        shift = _per_sample(_uniform(rng, self.shift, len(image)), image)
         mean = image.mean(dim=(1, 2, 3, 4), keepdim=True)
         return ((image - mean) * contrast + mean + shift).clamp_(0, 1), mask
 
@@ -176,11 +176,12 @@ class Gamma(Transform):
         self.exponent = tuple(exponent)
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        exponent = _per_sample(_uniform(rng, *self.exponent, len(image)), image)
+        exponent = _per_sample(_uniform(rng, self.exponent, len(image)), image)
         return image.clamp(0, 1).pow(exponent), mask
 
 
-def _uniform(rng: Generator, low: float, high: float, *shape: int) -> Tensor:
+def _uniform(rng: Generator, between: Sequence[float], *shape: int) -> Tensor:
+    low, high = between
     return low + (high - low) * torch.rand(shape, generator=rng)
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from covidseg.scans.geometry import triple
 from covidseg.system.errors import BadInput
 
 AIR_HU = -1024  # what lies outside a scan: patches and inference windows that reach beyond it are padded with this
@@ -16,10 +17,17 @@ _ORDER, _PATCHES = 1, 2  # streams of random numbers that share a seed and nothi
 class Case(Protocol):
     """What sampling needs of a `PreparedCase`."""
 
-    id: str
-    image: np.ndarray  # int16 HU (z, y, x)
-    mask: np.ndarray  # uint8 (z, y, x)
-    foreground: dict[str, np.ndarray]  # per structure (N, 3) int32 z, y, x
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def image(self) -> np.ndarray: ...  # int16 HU (z, y, x)
+
+    @property
+    def mask(self) -> np.ndarray: ...  # uint8 (z, y, x)
+
+    @property
+    def foreground(self) -> dict[str, np.ndarray]: ...  # per structure (N, 3) int32 z, y, x
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class PatchSampler:
         start = rng.integers(low, high, endpoint=True)
         if rng.random() < self.foreground_probability and (voxels := self._foreground(case, rng)) is not None:
             start = np.clip(voxels[rng.integers(len(voxels))] - np.floor_divide(self.size_zyx, 2), low, high)
-        return Patch(case, tuple(int(n) for n in start))
+        return Patch(case, triple(int(n) for n in start))
 
     def batch(self, step: int, image: np.ndarray, mask: np.ndarray, part: int = 0) -> list[str]:
         """Fill `image` (B, 1, D, H, W) int16 and `mask` (same, uint8) with a part of `step`; gives the case ids."""

@@ -59,7 +59,8 @@ def read(folder: Path, assume: Assume, series_uid: str | None, recursive: bool) 
 
 def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:
     """(CT images, what else was there). A file that should be DICOM and is not cannot be passed over in silence."""
-    files, ignored = [], Counter()
+    files: list[DicomFile] = []
+    ignored: Counter[str] = Counter()
     for path in _walk(folder, recursive, ignored):
         if path.name.lower().endswith(_FOREIGN):
             ignored["other file"] += 1

@@ -100,7 +100,10 @@ def hounsfield(file: DicomFile) -> np.ndarray:
     slope, intercept = file.number("RescaleSlope"), file.number("RescaleIntercept")
     if slope == 0:
         raise BadInput(file.what, "RescaleSlope is 0", "export the series again")
-    values = _encapsulated(file) if file.pixels.encapsulated else _native(file, shape) * slope + intercept
+    pixels = file.pixels
+    if pixels is None:
+        raise BadInput(file.what, "holds no voxels", "export the series again")
+    values = _encapsulated(file) if pixels.encapsulated else _native(file, pixels, shape) * slope + intercept
     values = values.astype(np.float32)
     if values.shape != shape:
         raise BadInput(
@@ -113,20 +116,20 @@ def hounsfield(file: DicomFile) -> np.ndarray:
     return values
 
 
-def _native(file: DicomFile, shape: tuple[int, int]) -> np.ndarray:
+def _native(file: DicomFile, pixels: Element, shape: tuple[int, int]) -> np.ndarray:
     allocated, stored = int(file.number("BitsAllocated")), int(file.number("BitsStored"))
     signed = file.number("PixelRepresentation") == 1
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
         raise BadInput(file.what, f"{stored} of {allocated} bits per voxel", "convert it to 16 bits")
     wanted = shape[0] * shape[1] * allocated // 8
-    length = file.pixels.end - file.pixels.start
+    length = pixels.end - pixels.start
     if length not in (wanted, wanted + wanted % 2):
         raise BadInput(
             file.what, f"holds {length} bytes of voxels, its header says {wanted}", "copy or export it again"
         )
     order = ">" if file.text("TransferSyntaxUID") == BIG_ENDIAN else "<"
     with opened(file.path) as stream:
-        stream.seek(file.pixels.start)
+        stream.seek(pixels.start)
         raw = stream.read(wanted)
     kind = "i" if signed else "u"
     words = np.frombuffer(raw, f"{order}{kind}{allocated // 8}").reshape(shape)

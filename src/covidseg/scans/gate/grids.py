@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from covidseg.scans.gate.assume import AXES, Assume
-from covidseg.scans.geometry import Geometry
+from covidseg.scans.geometry import Geometry, triple
 from covidseg.system.errors import BadInput
 
 TOLERANCE_VOXELS = 0.1  # two grids are one when no corner lies further apart than this
@@ -37,7 +37,7 @@ def require_shape(what: str, sizes: Sequence[int]) -> tuple[int, int, int]:
     if len(sizes) != 3 or min(sizes) < 1:
         found = " x ".join(map(str, sizes)) or "no axes"
         raise BadInput(what, f"needs one 3-D scalar volume, holds {found}", "export a single volume")
-    return tuple(int(n) for n in reversed(sizes))
+    return triple(int(n) for n in reversed(sizes))
 
 
 def require_spacing(what: str, spacing_xyz: Sequence[float]) -> np.ndarray:

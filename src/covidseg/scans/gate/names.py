@@ -160,16 +160,16 @@ def read_faults(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise EnvironmentFault(shown(path), "permission denied", "ask its owner for read access") from error
-        wrong, remedy = {
+        told = {
             errno.ENOENT: ("is a link to nothing", "mend the link")
             if os.path.islink(path)
             else ("does not exist", "check the name"),
             errno.ELOOP: ("is a link that leads back to itself", "mend the link"),
             errno.ENOTDIR: ("does not exist: a file stands where the path needs a folder", "check the path"),
             errno.ENAMETOOLONG: ("the name is too long for the file system", "use a shorter one"),
-        }.get(error.errno, (None, None))
-        if wrong is None:
+        }.get(error.errno or 0)
+        if told is None:
             raise EnvironmentFault(
                 shown(path), f"cannot be read ({os.strerror(error.errno or 0)})", "check the disk"
             ) from error
-        raise BadInput(shown(path), wrong, remedy) from error
+        raise BadInput(shown(path), *told) from error

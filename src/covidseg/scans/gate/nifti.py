@@ -56,9 +56,10 @@ class _Header:
 
     def __init__(self, what: str, raw: bytes):
         self.what, self.raw = what, raw
-        self.order = next((order for order in "<>" if struct.unpack_from(f"{order}i", raw)[0] == _HEADER), None)
-        if self.order is None:
+        orders = [order for order in "<>" if struct.unpack_from(f"{order}i", raw)[0] == _HEADER]
+        if not orders:
             raise BadInput(what, "damaged: its header does not begin with its own length", "copy or download it again")
+        self.order = orders[0]
         rank, *sizes = self._get("8h", 40)
         if not 1 <= rank <= 7:
             raise BadInput(what, f"claims {rank} dimensions", "needs one 3-D scalar volume")
@@ -179,7 +180,7 @@ def write(path: Path, labels: np.ndarray, geometry: Geometry, compressed: bool) 
     struct.pack_into("4s", header, 344, b"n+1\0")
     encoder = zlib.compressobj(6, zlib.DEFLATED, 31, strategy=zlib.Z_RLE) if compressed else None  # labels lie in runs
     with open(path, "wb") as stream:
-        for part in (header, *map(np.ascontiguousarray, labels)):
+        for part in (bytes(header), *(np.ascontiguousarray(plane).tobytes() for plane in labels)):
             stream.write(encoder.compress(part) if encoder else part)
         if encoder:
             stream.write(encoder.flush())

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _ALIASES = {  # the format's own synonyms
 }
 _TYPES = {alias: code for code, aliases in _ALIASES.items() for alias in aliases.split("|")}
 _ENCODINGS = {"raw": None, "gzip": "gzip", "gz": "gzip"}
+_ENDIAN: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 _TO_LPS = {
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
@@ -81,7 +82,7 @@ def _dtype(header: Fields) -> np.dtype:
         header.choice(skip, {"0": 0}, default="0")
     if dtype.itemsize == 1:
         return dtype
-    return dtype.newbyteorder(str(header.choice("endian", {"little": "<", "big": ">"})))
+    return dtype.newbyteorder(header.choice("endian", _ENDIAN))
 
 
 def _geometry(header: Fields, assume: Assume) -> Geometry:

@@ -49,7 +49,7 @@ class Payload:
             array = np.empty(shape, dtype)
         except MemoryError as error:
             raise EnvironmentFault(self.what, f"its {wanted / 1e9:.1f} GB of voxels do not fit into memory") from error
-        self._fill(memoryview(array.reshape(-1).view(np.uint8)), wanted)
+        self._fill(array.reshape(-1).view(np.uint8).data, wanted)
         if len(self._left) or next(self._blocks, b""):
             raise BadInput(self.what, f"holds more than the {wanted} voxel bytes of its header", _AGAIN)
         return array
@@ -85,7 +85,7 @@ class Payload:
 
     def _inflate(self, stream: BinaryIO) -> Iterator[bytes]:
         """Decompressed blocks. zlib itself compares CRC and length at the end of each gzip member."""
-        decoder, compressed = zlib.decompressobj(_WBITS[self.compression]), b""
+        decoder, compressed = zlib.decompressobj(_WBITS[str(self.compression)]), b""
         try:
             while compressed or (compressed := stream.read(_BLOCK)):
                 if decoder.eof:  # members may follow one another (bgzip), nothing else may

@@ -1,13 +1,15 @@
 """What MetaImage and NRRD share: a text header, and voxels behind it or in a file that it names."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from covidseg.scans.gate.names import opened, shown
 from covidseg.system.errors import BadInput
+
+T = TypeVar("T")
 
 _MAX_LINE = 4096
 _MAX_LINES = 1000
@@ -53,7 +55,7 @@ class Fields:
             raise BadInput(self.what, f"{name} = {self.text(name)[:60]!r} is no list of sizes", "mend the header")
         return [int(value) for value in values]
 
-    def choice(self, name: str, choices: dict[str, object], default: str | None = None) -> object:
+    def choice(self, name: str, choices: Mapping[str, T], default: str | None = None) -> T:
         """The meaning of a field whose values are words."""
         text = self.text(name, default=default)
         if text.lower() not in choices:

@@ -32,12 +32,13 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
     out = np.empty(volume.stored.shape, np.int16)
     histogram = np.zeros(_BINS[1] - _BINS[0] + 1, np.int64)
     stride = -(-out.size // _SAMPLE)
-    low, high, below, above = np.inf, -np.inf, 0, 0
+    low, high = np.inf, -np.inf
+    below = above = 0
     for where, slab in _scaled(volume):
         values = _in_hu(slab, what, assume)
         low, high = min(low, values.min()), max(high, values.max())
-        below += np.count_nonzero(values < HU_RANGE[0])
-        above += np.count_nonzero(values > HU_RANGE[1])
+        below += int(np.count_nonzero(values < HU_RANGE[0]))
+        above += int(np.count_nonzero(values > HU_RANGE[1]))
         sample = np.rint(np.clip(values.ravel()[::stride], *_BINS)).astype(np.int64) - _BINS[0]
         histogram += np.bincount(sample, minlength=len(histogram))
         clipped = np.clip(values, *HU_RANGE)
@@ -108,7 +109,7 @@ def to_labels(
                 out[where][here] = label
         if slab.dtype.kind == "f":
             error = np.abs(np.subtract(slab, nearest, where=known, out=np.zeros_like(slab)))
-            rounded += np.count_nonzero(error)
+            rounded += int(np.count_nonzero(error))
             furthest = max(furthest, error.max())
             known &= error <= _LABEL_ERROR
         for value, count in zip(*np.unique(slab[~known], return_counts=True), strict=True):
@@ -155,7 +156,7 @@ def _in_hu(slab: np.ndarray, what: str, assume: Assume) -> np.ndarray:
         slab = slab * ((high - low) / 255) + low
     if assume.offset:
         slab = slab + assume.offset
-    if bad is not None:
+    if bad is not None and assume.fill is not None:
         slab = np.where(bad, assume.fill, slab)
     return slab if slab.dtype.kind == "f" or slab.dtype == np.int16 else slab.astype(np.float64)
 
