@@ -17,7 +17,8 @@ from covidseg.scans.gate import dicom, metaimage, nifti, nrrd
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.finding import ScanSource, ScanSources, find
 from covidseg.scans.gate.grids import Volume, apart, smallness_note
-from covidseg.scans.gate.names import kind, refuse_sibling, require_text, shown, suffix_of
+from covidseg.scans.gate.lattice import on_grid
+from covidseg.scans.gate.names import is_segmentation, kind, refuse_sibling, require_text, shown, suffix_of
 from covidseg.scans.gate.values import to_hu, to_labels
 from covidseg.scans.geometry import Geometry
 from covidseg.system.errors import BadInput, EnvironmentFault
@@ -89,15 +90,16 @@ def read_mask(
     """(uint8 (z, y, x), notes): the labels of a NIfTI, MetaImage or NRRD file that lies on `geometry`.
 
     `labels` maps stored values to labels, with 0 always background; None means {1: 1}. `BadInput` for any other value,
-    for a fraction, and when a corner lies more than 0.1 voxel from that of `geometry`. Only `orientation` of `assume`
-    bears on a mask. `option` is where `assume` is configured, and `mapped_by` the override that gives a VALUE a
-    meaning: the remedies name them.
+    for a fraction, and when its voxels do not lie on those of `geometry` to 0.1 voxel at the corners; the axes may come
+    in another order or direction, and a .seg.nrrd be cropped to what is drawn (`on_grid`). Only `orientation` of
+    `assume` bears on a mask. `option` is where `assume` is configured, and `mapped_by` the override that gives a VALUE
+    a meaning: the remedies name them.
     """
     what = shown(path)
     volume = _read_volume(Path(path), Assume.of(assume, option))
-    _require_grid(what, volume.geometry, geometry)
     mask, notes = to_labels(volume, what, {0: 0, **({1: 1} if labels is None else labels)}, mapped_by)
-    return mask, (*volume.notes, *notes)
+    mask, moved = on_grid(what, mask, volume.geometry, geometry, may_be_cropped=is_segmentation(path))
+    return mask, (*volume.notes, *notes, *moved)
 
 
 def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry, *, overwrite: bool = False) -> None:
@@ -135,16 +137,6 @@ def _read_volume(path: Path, assume: Assume) -> Volume:
         wrong = "is a folder" if kind(path) == "folder" else "has no extension of a volume"
         raise BadInput(shown(path), wrong, f"give a file of {', '.join(_READERS)}; DICOM slices as their folder")
     return reader(path, assume)
-
-
-def _require_grid(what: str, found: Geometry, wanted: Geometry) -> None:
-    if found.shape_zyx != wanted.shape_zyx:
-        sizes = [" x ".join(map(str, grid.shape_zyx[::-1])) for grid in (found, wanted)]
-        raise BadInput(what, f"has {sizes[0]} voxels, its scan {sizes[1]}", "give the mask of this scan")
-    if apart(wanted, found):
-        far = wanted.displacement_mm(found)
-        wrong = f"its corners lie up to {far:.3g} mm from those of its scan (origin, spacing or direction differ)"
-        raise BadInput(what, wrong, "export mask and scan from one program")
 
 
 def _require_writable(path: Path, overwrite: bool) -> str:

@@ -86,7 +86,7 @@ def test_a_sub_folder_that_is_refused_is_refused_alone(tmp_path, make, monkeypat
     assert list(found) == ["good", "closed", "mixed"]
     with pytest.raises(EnvironmentFault, match="permission denied"):
         read_scan(found["closed"].path)
-    with pytest.raises(BadInput, match="no DICOM file"):
+    with pytest.raises(BadInput, match="a volume among DICOM slices"):
         read_scan(found["mixed"].path)
     with pytest.raises(EnvironmentFault, match="permission denied"):
         find_scans(tmp_path / "closed")

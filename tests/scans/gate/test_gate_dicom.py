@@ -324,6 +324,27 @@ def test_d09_foreign_content_under_a_dicom_name(tmp_path, make, refused):
     assert "IM0099" in refused(folder, "unreadable")
 
 
+def test_what_a_patients_cd_holds_beside_the_slices_is_passed_over_and_counted(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
+    others = {"VIEWER.EXE": b"MZ" + b"\0" * 200, "LOCKFILE": b"", "LICENSE": b"text", "AUTORUN.INF": b"[autorun]"}
+    for name, content in others.items():
+        (folder / name).write_bytes(content)
+    scan = read_scan(folder)
+    assert np.array_equal(scan.voxels, make.ct(SHAPE))
+    assert "3 file(s) that are no DICOM ignored" in scan.notes and "1 other file(s) ignored" in scan.notes
+    (folder / "IM0100.dcm").write_bytes(b"")
+    assert "IM0100.dcm" in refused(folder, "empty.*called like a slice")
+    (folder / "IM0100.dcm").unlink()
+    (folder / "case.nii.gz").write_bytes(b"x")
+    assert "case.nii.gz" in refused(folder, "a volume among DICOM slices")
+
+
+@pytest.mark.parametrize("tag, kind", [(0x00280120, "SS"), (0x00180050, "DS"), (0x00201002, "IS")])
+def test_an_optional_attribute_without_a_value_is_an_absent_one(tag, kind, tmp_path, make):
+    blank = make.dicom(tmp_path / "blank", make.ct(SHAPE), edit=lambda i, ds: ds.add_new(tag, kind, None))
+    assert np.array_equal(read_scan(blank).voxels, make.ct(SHAPE))
+
+
 @COUNT
 @given(seed=st.integers(0, 1000), reverse=st.booleans())
 def test_d10_names_and_numbers_do_not_order_the_slices(seed, reverse, make):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,11 +116,59 @@ def test_c05_moved_by_less_or_more_than_a_tenth_of_a_voxel(field, axis, voxels, 
 
 
 def test_c05_flipped_mask_of_the_same_array(tmp_path, make, refused):
-    """What a comparison of arrays alone calls a perfect match."""
+    """What a comparison of arrays alone calls a perfect match: its voxels lie at the other side."""
     scan = make.geometry(SHAPE)
     flipped = make.geometry(SHAPE, np.diag([-1, 1, 1]), origin_xyz=tuple(scan.to_mm([SHAPE[2] - 1, 0, 0])))
-    path = make.nifti(tmp_path / "mask.nii", labels(), flipped)
+    mask, notes = read_mask(make.nifti(tmp_path / "mask.nii", labels(), flipped), scan)
+    assert np.array_equal(mask, labels()[:, :, ::-1]) and "another order or direction" in notes[0]
+    elsewhere = make.geometry(SHAPE, np.diag([-1, 1, 1]))
+    path = make.nifti(tmp_path / "elsewhere.nii", labels(), elsewhere)
     refused(path, "mm from those of its scan", read=read_on(scan))
+
+
+@COUNT
+@given(order=st.permutations(range(3)), flips=st.tuples(*[st.booleans()] * 3), oblique=st.booleans())
+def test_a_mask_in_another_axis_order_or_direction_lies_where_it_was_drawn(order, flips, oblique, make):
+    """Against SimpleITK, which samples the mask at the places of the scan's voxels."""
+    turn = sitk.VersorTransform((0.2, 0.5, -0.1), 0.3).GetMatrix() if oblique else np.eye(3).ravel()
+    scan = make.geometry(SHAPE, np.reshape(turn, (3, 3)))
+    image = sitk.GetImageFromArray(labels())
+    image.SetSpacing(scan.spacing_zyx[::-1])
+    image.SetOrigin(scan.origin_xyz)
+    image.SetDirection(scan.direction)
+    moved = sitk.Flip(sitk.PermuteAxes(image, order), flips)
+    with make.folder() as folder:
+        sitk.WriteImage(moved, str(folder / "mask.nrrd"))
+        mask, notes = read_mask(folder / "mask.nrrd", scan)
+    assert np.array_equal(mask, labels())
+    assert bool(notes) == (moved.GetDirection() != image.GetDirection() or moved.GetSize() != image.GetSize())
+
+
+def slicer_mask(path, geometry, drawn, start):
+    """What 3D Slicer writes: the part of the scan's lattice that is drawn on."""
+    image = sitk.GetImageFromArray(drawn)
+    image.SetSpacing(geometry.spacing_zyx[::-1])
+    image.SetOrigin(tuple(geometry.to_mm(start[::-1])))
+    image.SetDirection(geometry.direction)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def test_a_segmentation_of_3d_slicer_is_pasted_where_it_was_cut_out(tmp_path, make, refused):
+    scan = make.geometry(SHAPE)
+    whole = np.zeros(SHAPE, np.uint8)
+    whole[1:3, 5:11, 7:20] = 1
+    drawn = whole[1:3, 5:11, 7:20]
+    mask, notes = read_mask(slicer_mask(tmp_path / "a.seg.nrrd", scan, drawn, (1, 5, 7)), scan)
+    assert np.array_equal(mask, whole) and "a part of its scan" in notes[0]
+    for name, start in (
+        ("half.seg.nrrd", (1, 5.5, 7)),
+        ("outside.seg.nrrd", (2, 5, 7)),
+        ("before.seg.nrrd", (1, 5, -1)),
+    ):
+        refused(slicer_mask(tmp_path / name, scan, drawn, start), "voxels, its scan", read=read_on(scan))
+    path = slicer_mask(tmp_path / "a.nrrd", scan, drawn, (1, 5, 7))  # of another program: a mask of something else
+    refused(path, "voxels, its scan", read=read_on(scan))
 
 
 def test_masks_pass_the_same_gate(tmp_path, make, refused):

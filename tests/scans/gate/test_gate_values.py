@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covidseg.config.paths import CONF
+from covidseg.scans.gate.grids import apart
 from covidseg.scans.gate.values import objection_to_hu
 from covidseg.scans.read import read_mask, read_scan, write_mask
 from covidseg.system.errors import BadInput
@@ -264,7 +265,7 @@ def test_b05_rule_on_histograms():
     assert "no air" in objection_to_hu(histogram(v1064=900, v174=100))
     assert "soft tissue would lie at 1000" in objection_to_hu(histogram(v1000=900, vm850=100))
     assert "below -1100" in objection_to_hu(
-        histogram(v40=900, vm850=100, vm1500=50, vm1501=50, vm1502=50, vm1503=50, vm1504=50)
+        histogram(v40=900, vm850=100, vm1500=50, vm1510=50, vm1520=50, vm1530=50, vm1540=50)
     )
     assert objection_to_hu(histogram(v0=5)) is None
 
@@ -332,10 +333,48 @@ def test_b07_shear(exponent, axis, make, refused):
         sform = np.column_stack([np.diag([-1, -1, 1]) @ step, [20, 30, -100]])
         patch = [(SROW, "<12f", *sform.ravel()), (QFORM_CODE, "<h", 0)]
         path = make.nifti(folder / "scan.nii", make.ct(SMALL), patch=patch)
-        if shear <= 0.9e-5:
-            read_scan(path)
-        elif shear >= 1.1e-5:
+        moved = shear / 2 * SMALL[0] * step[2, 2] / 0.8  # voxels, at the corner where axes at right angles lie off most
+        if moved <= 0.02:
+            scan = read_scan(path).geometry
+            cosines = np.reshape(scan.direction, (3, 3))
+            assert np.abs(cosines.T @ cosines - np.eye(3)).max() <= 2e-5
+            assert not apart(scan, make.geometry(SMALL))
+        elif moved >= 0.1:
             refused(path, "sheared")
+
+
+def test_direction_cosines_of_four_digits_are_at_right_angles(tmp_path, make):
+    """As many scanners write them; the voxels lie where they did to a hundredth of their size."""
+    row = np.array([0.9919, 0.0762, 0.1015])
+    column = np.cross([0.0715, 0.0, 0.9974], row)
+    exact = np.column_stack([row, column / np.linalg.norm(column), np.zeros(3)])
+    exact[:, 0] /= np.linalg.norm(exact[:, 0])
+    exact[:, 2] = np.cross(exact[:, 0], exact[:, 1])
+    rounded = np.round(exact, 4)
+    assert np.abs(rounded.T @ rounded - np.eye(3)).max() > 1e-5
+    spacing = np.array([0.8, 0.9, 2.5])
+    sform = np.column_stack([np.diag([-1, -1, 1]) @ rounded * spacing, [20, 30, -100]])
+    patch = [(SROW, "<12f", *sform.ravel()), (QFORM_CODE, "<h", 0)]
+    scan = read_scan(make.nifti(tmp_path / "scan.nii", make.ct((30, 64, 72)), patch=patch)).geometry
+    cosines = np.reshape(scan.direction, (3, 3))
+    np.testing.assert_allclose(cosines.T @ cosines, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(cosines, rounded, atol=1e-4)
+
+
+def test_near_lossless_padding_is_padding(tmp_path, make):
+    """An archive that compresses nearly without loss leaves a padding that varies by one."""
+    ct = make.ct((8, 64, 64))
+    y, x = np.ogrid[:64, :64]
+    outside = np.broadcast_to((y - 32) ** 2 + (x - 32) ** 2 > 31**2, ct.shape)
+    for spread, fine in ((1, True), (40, False)):
+        noisy = ct.copy()
+        noisy[outside] = -2000 + np.random.default_rng(0).integers(-spread, spread + 1, int(outside.sum()))
+        path = make.nifti(tmp_path / f"{spread}.nii", noisy)
+        if fine:
+            assert any("padding" in note for note in read_scan(path).notes)
+        else:
+            with pytest.raises(BadInput, match="values vary below -1100"):
+                read_scan(path)
 
 
 @pytest.mark.parametrize("row", [(0, 0, 0, 0), (np.nan, 0, 0, 0), (-0.8, -0.9, 0, 0), (np.inf, 0, 0, 0)], ids=str)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +18,11 @@ from typing import Any
 from covidseg.data.store import LABELS
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.detached import voxel_path
-from covidseg.scans.gate.names import kind, listing, opened, printable, shown
+from covidseg.scans.gate.names import kind, listing, opened, printable, shown, stem_of, suffix_of
 from covidseg.system.errors import BadInput
 
 ASSUME = "data.source.assume"  # where a user vouches for what files do not say
-SCAN_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+_SEGMENTATION = ".seg"  # 3D Slicer calls a mask <name>.seg.nrrd
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _MAX_TABLE = 1 << 26  # bytes of cases.csv
 _RESERVED = ("dataset.json", "splits.json", "failures.csv")  # names a prepared folder uses itself
@@ -109,12 +110,15 @@ def parts(path: Path) -> tuple[Path, ...]:
 
 
 def scan_name(path: Path) -> str:
-    """File name without its scan extension; a folder's (a DICOM series) name as it is."""
-    lower = path.name.lower()
-    for suffix in SCAN_SUFFIXES:
-        if lower.endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.name
+    """File name without its scan extension; a folder's (a DICOM series) name as it is.
+
+    In Unicode's composed form, whichever the file system keeps: an image from a Mac meets its mask from a PC.
+    """
+    name = unicodedata.normalize("NFC", path.name)
+    if path.is_dir():
+        return name
+    stem = stem_of(name)
+    return stem[: -len(_SEGMENTATION)] if stem.lower().endswith(_SEGMENTATION) else stem
 
 
 def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
@@ -122,7 +126,7 @@ def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
     found: dict[str, list[Path]] = {}
     others: set[Path] = set()
     for path in listing(folder) if _is_folder(folder) else ():
-        if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(SCAN_SUFFIXES)):
+        if path.name.startswith(".") or not (path.is_dir() or suffix_of(path)):
             others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)

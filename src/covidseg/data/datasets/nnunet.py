@@ -1,5 +1,6 @@
 """nnU-Net's raw layout (Dataset003_Name): `imagesTr/<case>_0000.*`, `labelsTr/<case>.*`, `dataset.json`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from covidseg.system.errors import BadInput
 from covidseg.system.files import read_json
 
 CHANNEL = "_0000"
+_CHANNEL = re.compile(r"_\d{4}$")
 NAMES = {value: name for name, value in LABELS.items()}
 
 
@@ -32,10 +34,7 @@ class NNUNet:
         for suffix, declared in (("Tr", ""), ("Ts", "test")):
             images, _ = entries(root / f"images{suffix}")
             masks, _ = entries(root / f"labels{suffix}")
-            channels = {name[-5:] for name in images}
-            if channels - {CHANNEL}:
-                wrong = f"has the channels {', '.join(sorted(channels))} and only one, a CT, is meant"
-                raise BadInput(f"images{suffix}", wrong, f"keep the files that end in {CHANNEL}")
+            _require_one_channel(f"images{suffix}", images)
             cases = {name.removesuffix(CHANNEL): paths for name, paths in images.items()}
             for name in sorted(cases.keys() | masks.keys()):
                 scans, own = cases.get(name, []), masks.get(name, [])
@@ -74,3 +73,17 @@ class NNUNet:
                 raise BadInput("dataset.json", wrong, f"say what it is: data.source.labels={{{value}: lesion}}")
             named[int(value)] = "lung" if lung else "lesion"
         return named
+
+
+def _require_one_channel(folder: str, images: Mapping[str, list[Path]]) -> None:
+    """nnU-Net's images end in the number of their channel; a CT has the one, 0000."""
+    channels = {name: name[-len(CHANNEL) :] for name in images if _CHANNEL.search(name)}
+    if bare := sorted(images.keys() - channels.keys()):
+        file = images[bare[0]][0].name
+        renamed = file.replace(bare[0], f"{bare[0]}{CHANNEL}", 1)
+        wrong = f"{len(bare)} of {len(images)} images do not end in their channel's number: {bare[0]}"
+        remedy = f"rename each, as {file} to {renamed}; the labels stay as they are"
+        raise BadInput(folder, wrong, remedy)
+    if more := sorted(set(channels.values()) - {CHANNEL}):
+        wrong = f"has the channels {', '.join(sorted({CHANNEL, *more}))} and only one, a CT, is meant"
+        raise BadInput(folder, wrong, f"keep the files that end in {CHANNEL}")

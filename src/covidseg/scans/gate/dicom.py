@@ -4,6 +4,7 @@ Series readers return the first series they find, drop what they cannot read, cl
 ignore gantry tilt. Here every file is accounted for: a slice of the series, ignored for a stated reason, or an error.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.dicom_file import CT_IMAGE, ENHANCED_CT, DicomFile, hounsfield, parse
 from covidseg.scans.gate.dicom_stack import arrange, require_ct_slice, thickness_of
 from covidseg.scans.gate.grids import Volume
-from covidseg.scans.gate.names import is_litter, kind, listing, shown
+from covidseg.scans.gate.names import is_litter, is_slice_name, kind, listing, shown, suffix_of
 from covidseg.system.errors import BadInput
 
 _OTHER_CLASSES = {
@@ -52,7 +53,7 @@ def read(folder: Path, assume: Assume, series_uid: str | None, recursive: bool) 
                 wrong = f"{first.what} and {copy.what} show different images of one place"
                 raise BadInput(what, wrong, "separate the phases")
             dropped += 1
-    notes += [f"{count} {name}(s) ignored" for name, count in sorted(ignored.items())]
+    notes += [f"{_counted(count, name)} ignored" for name, count in sorted(ignored.items())]
     notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
     return Volume(stored, geometry, notes=notes, thickness_mm=thickness_of(slices[0]))
 
@@ -61,13 +62,15 @@ def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:
     """(CT images, what else was there). A file that should be DICOM and is not cannot be passed over in silence."""
     files: list[DicomFile] = []
     ignored: Counter[str] = Counter()
+    strange: list[Path] = []
     for path in _walk(folder, recursive, ignored):
         if path.name.lower().endswith(_FOREIGN):
             ignored["other file"] += 1
             continue
-        file = parse(path)
+        file = parse(path) if path.stat().st_size else None
         if file is None:
-            raise BadInput(shown(path), "unreadable: it is no DICOM file", "copy it again, or move it elsewhere")
+            strange.append(path)
+            continue
         sop_class = file.text("SOPClassUID", default=file.text("MediaStorageSOPClassUID", default="") or None)
         if sop_class not in (CT_IMAGE, ENHANCED_CT):
             ignored[_OTHER_CLASSES.get(sop_class, "other DICOM object")] += 1
@@ -75,7 +78,20 @@ def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:
             ignored["localizer image"] += 1
         else:
             files.append(file)
-    return files, ignored
+    slices = {_pattern(file.path) for file in files}
+    for path in strange:
+        if is_slice_name(path) or _pattern(path) in slices:
+            wrong = "is empty (0 bytes)" if not path.stat().st_size else "unreadable: it is no DICOM file"
+            raise BadInput(shown(path), f"{wrong}, and is called like a slice", "copy it again, or move it elsewhere")
+        if suffix_of(path):
+            raise BadInput(shown(path), "is a volume among DICOM slices", "give them separate folders")
+    ignored["file(s) that are no DICOM"] += len(strange)
+    return files, +ignored
+
+
+def _pattern(path: Path) -> tuple[Path, str]:
+    """What the slices of a series have in common: their folder, and their names but for the numbers in them."""
+    return path.parent, re.sub(r"[\d.]+", "#", re.sub(r"\.(dcm|ima)$", "", path.name.lower()))
 
 
 def _walk(folder: Path, recursive: bool, ignored: Counter) -> Iterator[Path]:
@@ -95,7 +111,7 @@ def _choose(what: str, files: list[DicomFile], ignored: Counter, series_uid: str
     for file in files:
         series.setdefault(file.text("SeriesInstanceUID"), []).append(file)
     if not series:
-        found = ", ".join(f"{count} {name}(s)" for name, count in sorted(ignored.items())) or "nothing"
+        found = ", ".join(_counted(count, name) for name, count in sorted(ignored.items())) or "nothing"
         deeper = ignored["sub-folder"]
         remedy = "give the folder of a CT series"
         remedy += " (predict.py looks into sub-folders with reading.recursive=true)" if deeper else ""
@@ -107,6 +123,10 @@ def _choose(what: str, files: list[DicomFile], ignored: Counter, series_uid: str
         remedy = "leave one in the folder (predict.py chooses with reading.series_uid=...)"
         raise BadInput(what, f"holds {len(series)} CT series ({table})", remedy)
     return series[series_uid or next(iter(series))]
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if "(s)" in name else f"{count} {name}(s)"
 
 
 def _summary(members: list[DicomFile]) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from covidseg.scans.gate.names import is_litter, kind, listing, opened, shown, stem_of, suffix_of
+from covidseg.scans.gate.names import is_litter, is_slice_name, kind, listing, opened, shown, stem_of, suffix_of
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 
-_SLICE_SUFFIXES = (".dcm", ".ima")
+_INDEX = "dicomdir"  # lists the files of a medium, and is no scan
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,10 @@ def _search(folder: Path, recursive: bool, found: ScanSources, depth: int = 0) -
 
 def _is_slice(path: Path) -> bool:
     """By extension or by content, so that a series with a damaged file is still seen as one."""
-    if path.name.lower().endswith(_SLICE_SUFFIXES):
+    if is_slice_name(path):
         return True
+    if path.name.lower() == _INDEX:
+        return False
     try:
         with opened(path) as stream:
             return stream.read(132)[128:] == b"DICM"

@@ -14,7 +14,7 @@ TOLERANCE_VOXELS = 0.1  # two grids are one when no corner lies further apart th
 _SPACING_MM = (0.2, 10.0)
 _MAX_EXTENT_MM = 1000.0
 _SMALL_EXTENT_MM = 50.0
-_MAX_SHEAR = 1e-5  # cosine between two axes; single precision leaves 1e-7
+_ROUNDING = 1e-5  # of a direction cosine: what is nearer to right angles stays as it is stored
 
 
 @dataclass
@@ -64,7 +64,8 @@ def assumed_direction(what: str, assume: Assume) -> np.ndarray:
 def believable(what: str, shape_zyx: tuple[int, int, int], direction, spacing_xyz, origin_xyz) -> Geometry:
     """The geometry of a direction (3, 3) in LPS, spacing and origin in mm, or `BadInput`.
 
-    Spacing as above, at most one metre across, axes of unit length at right angles to 1e-5.
+    Spacing as above, at most one metre across. Axes are at right angles and of unit length but for rounding: those that
+    are, to the tolerance at the corners, take their place.
     """
     direction, origin = np.asarray(direction, float), np.asarray(origin_xyz, float)
     if not (np.isfinite(direction).all() and np.isfinite(origin).all()):
@@ -75,10 +76,16 @@ def believable(what: str, shape_zyx: tuple[int, int, int], direction, spacing_xy
         raise BadInput(
             what, f"is {extent:.0f} mm long, a chest CT at most {_MAX_EXTENT_MM:.0f} mm", "check its spacing"
         )
-    shear = np.abs(direction.T @ direction - np.eye(3)).max()
-    if shear > _MAX_SHEAR:
+    left, stretch, right = np.linalg.svd(direction)
+    squared = left @ right
+    reach = spacing * (np.array(shape_zyx[::-1]) - 1)  # mm along each axis
+    off = np.linalg.norm((direction - squared) * reach, axis=0).sum()  # at the corner where it is most, at most
+    if stretch.min() < 0.5 or not off <= TOLERANCE_VOXELS * spacing.min():
+        shear = np.abs(direction.T @ direction - np.eye(3)).max()
         raise BadInput(what, f"its axes are sheared by {shear:.2g} (gantry tilt?)", "resample it to right angles")
-    return Geometry(shape_zyx, tuple(spacing[::-1]), tuple(origin), tuple(direction.ravel()))
+    if np.abs(direction - squared).max() > _ROUNDING:
+        direction = squared
+    return Geometry(shape_zyx, triple(spacing[::-1]), triple(origin), tuple(direction.ravel()))
 
 
 def believable_steps(what: str, shape_zyx: tuple[int, int, int], step: np.ndarray, origin_xyz) -> Geometry:

@@ -67,6 +67,16 @@ def stem_of(path: Path | str) -> str:
     return name[: -len(suffix)] if suffix else name
 
 
+def is_slice_name(path: Path) -> bool:
+    """Whether a file is called as DICOM slices are."""
+    return path.name.lower().endswith((".dcm", ".ima"))
+
+
+def is_segmentation(path: Path | str) -> bool:
+    """Whether a file is called as 3D Slicer calls a segmentation: <name>.seg.nrrd."""
+    return os.fspath(path).lower().endswith((".seg.nrrd", ".seg.nhdr"))
+
+
 def is_litter(name: str) -> bool:
     """Hidden files (`._case.nii.gz`, `.DS_Store`) and what file managers leave behind."""
     return name.startswith(".") or name.lower() in _LITTER

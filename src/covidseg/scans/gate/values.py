@@ -17,6 +17,7 @@ _BINS = (-4096, 4095)
 _AIR = (-1100, -700)  # lungs and what surrounds the body
 _TISSUE = (-500, 3071)
 _SOFT_TISSUE_MEDIAN = (-400, 300)
+_PADDING_VARIES = 2  # HU, by near-lossless compression
 _PADDING = (-1100, -900)  # where the field of view's padding, -2048 HU, comes to lie when an intercept of -1024 is lost
 _FAT = -50  # every chest has more than a trace below: fat, lung, air
 _BONE = 500  # and only a trace above
@@ -62,7 +63,8 @@ def to_hu(volume: Volume, what: str, assume: Assume) -> tuple[np.ndarray, list[s
 def objection_to_hu(histogram: np.ndarray) -> str | None:
     """What speaks against a histogram of whole values from -4096 to 4095 being HU of a chest; None when nothing does.
 
-    Lungs and air make up at least 1% between -1100 and -700; below that lies only padding, which has a value or two;
+    Lungs and air make up at least 1% between -1100 and -700; below that lies only padding, which has a value or two,
+    give or take what a near-lossless archive changes;
     the median of what is neither is that of soft tissue. Padding alone is not taken for air where nothing else lies
     below -50 and much above 500: a scan as stored, 1024 too high, whose padding of -2048 fell on -1024. A volume of one
     value (all air, all zero) passes: it is no chest, but no other unit either.
@@ -70,8 +72,8 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
     total, value = histogram.sum(), np.arange(_BINS[0], _BINS[1] + 1)
     if np.count_nonzero(histogram) == 1:
         return None
-    below = np.sort(histogram[value < _AIR[0]])[::-1]
-    if below[2:].sum() > 0.05 * total:
+    below = histogram[value < _AIR[0]]
+    if _beside_padding(below) > 0.05 * total:
         return "not Hounsfield units: values vary below -1100, where CT has only padding"
     if histogram[(value >= _AIR[0]) & (value <= _AIR[1])].sum() < 0.01 * (total - below.sum()):
         return "not Hounsfield units: no air or lung near -1000"
@@ -86,6 +88,15 @@ def objection_to_hu(histogram: np.ndarray) -> str | None:
         if not _SOFT_TISSUE_MEDIAN[0] <= median <= _SOFT_TISSUE_MEDIAN[1]:
             return f"not Hounsfield units: soft tissue would lie at {median}, not near 0"
     return None
+
+
+def _beside_padding(below: np.ndarray) -> int:
+    """How many voxels lie further than two HU from the two most common values of a histogram."""
+    left = below.copy()
+    for _ in range(2):
+        peak = int(left.argmax())
+        left[max(0, peak - _PADDING_VARIES) : peak + _PADDING_VARIES + 1] = 0
+    return int(left.sum())
 
 
 def to_labels(
