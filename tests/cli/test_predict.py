@@ -53,6 +53,21 @@ def _labels(path):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+@pytest.fixture
+def make_dicom():
+    """`make_dicom(folder, uids)`: a chest in a folder, once in thick slices and once in thin ones."""
+    from volumes import Make, small_chest
+
+    def make(folder, uids):
+        folder.mkdir(parents=True)
+        hu, _ = small_chest(0)
+        for uid, thickness in zip(uids, (8.0, 4.0), strict=True):
+            grid = Make.geometry(hu.shape, spacing_xyz=(9.0, 9.0, thickness))
+            Make.dicom(folder, hu, grid, uid=uid, name=f"S{uid[-1]}_{{:04d}}.dcm")
+
+    return make
+
+
 def _rows(path):
     with open(path, newline="") as stream:
         return list(csv.DictReader(stream))
@@ -471,3 +486,34 @@ def test_implausible_figures_are_flagged_in_every_output(predict, make_run, writ
         assert all(f"note: {text}" in out for text in texts.values())
         assert ("already there" in out) is already
         assert _rows(tmp_path / "out/quantities.csv")[0]["flags"] == "lesion_volume no_lung_mask cut_off"
+
+
+def test_a_folder_with_two_series_is_read_by_a_rule_and_the_tables_say_which(predict, run, make_dicom, tmp_path):
+    """K: patients with a thin and a thick series in one folder; one UID cannot serve two of them."""
+    for patient in ("p1", "p2"):
+        make_dicom(tmp_path / "in" / patient, uids=(f"1.2.{patient[1]}.1", f"1.2.{patient[1]}.2"))
+    status, out, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "refused")
+    assert status == 2 and "2 of 2 scans were refused" in err and "reading.series=thinnest" in out
+    options = {"run": run, "input": tmp_path / "in", "reading.series": "thinnest"}
+    status, out, err = predict(**options, output=tmp_path / "out")
+    assert status == 0, err
+    rows = _rows(tmp_path / "out/quantities.csv")
+    assert [(row["case"], row["source"], row["series"]) for row in rows] == [
+        ("p1", "p1", "1.2.1.2"), ("p2", "p2", "1.2.2.2"),
+    ]  # fmt: skip
+    page = json.loads((tmp_path / "out/p1_quantities.json").read_text())
+    assert (page["source"], page["series"]) == ("p1", "1.2.1.2")
+    status, out, err = predict(**options | {"reading.series": "all"}, output=tmp_path / "every")
+    assert status == 0, err
+    assert len(_rows(tmp_path / "every/quantities.csv")) == 4
+
+
+def test_one_bad_scan_never_stops_a_batch(predict, run, write_scan, tmp_path):
+    write_scan(tmp_path / "in/good.nii.gz")
+    write_scan(tmp_path / "in/a.nii.gz")
+    write_scan(tmp_path / "in/a.nrrd")
+    status, _, err = predict(run=run, input=tmp_path / "in", output=tmp_path / "out")
+    assert status == 2 and "1 of 2 scans were refused" in err
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["good"]
+    (failure,) = _rows(tmp_path / "out/failures.csv")
+    assert failure["case"] == "a" and "same id" in failure["error"]

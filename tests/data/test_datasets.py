@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from covidseg.data.prepare.folder import list_failures
 from covidseg.data.prepare.run import Outcome, prepare
 from covidseg.data.prepare.splits import published_folds
 from covidseg.system.errors import BadInput, EnvironmentFault
+from volumes import Make
 
 CORONA = [f"coronacases_{k:03d}" for k in range(1, 11)]
 RADIO = [
@@ -330,6 +332,66 @@ def test_nnunet_asks_for_what_it_cannot_know(tmp_path):
     touch(tmp_path, "imagesTr/a_0001.nii.gz")
     with pytest.raises(BadInput, match="channels _0000, _0001"):
         listing("nnunet", tmp_path, "data.source.labels={1: lesion}")
+
+
+def test_nnunet_without_the_channels_number_says_how_to_rename_and_it_works(tmp_path, small_chest, write_volume):
+    for seed, name in enumerate("ab"):
+        hu, labels = small_chest(seed)
+        as_nnunet(tmp_path, name, hu, (labels == 2).astype(np.uint8), write_volume)
+        (tmp_path / f"imagesTr/{name}_0000.mha").rename(tmp_path / f"imagesTr/{name}.mha")
+    with pytest.raises(BadInput, match="2 of 2 images do not end in their channel's number") as caught:
+        listing("nnunet", tmp_path)
+    old, new = re.search(r"as (\S+) to (\S+);", str(caught.value)).groups()
+    for name in "ab":
+        (tmp_path / "imagesTr" / old.replace("a", name, 1)).rename(tmp_path / "imagesTr" / new.replace("a", name, 1))
+    assert [case.id for case in listing("nnunet", tmp_path).cases] == ["a", "b"]
+
+
+def test_names_in_two_unicode_forms_are_one_name(folder, tmp_path):
+    """An image from a Mac (letter and accent apart), its mask from a PC."""
+    apart, together = (unicodedata.normalize(form, "José") for form in ("NFD", "NFC"))
+    assert apart != together
+    touch(tmp_path, f"images/{apart}.nii.gz", f"lesions/{together}.nii.gz")
+    (tmp_path / "cases.csv").write_text(f"case,patient\n{apart},p9\n", encoding="utf-8")
+    found = folder.listing()
+    assert not found.refused and len(found.cases) == 4
+    assert "p9" in {case.patient for case in found.cases}
+
+
+def test_a_mask_of_3d_slicer_is_called_after_its_scan(folder, tmp_path):
+    touch(tmp_path, "images/d.nii.gz", "lesions/d.seg.nrrd")
+    assert [case.id for case in folder.listing().cases] == ["a", "b", "c", "d"]
+
+
+def test_a_series_is_chosen_by_rule_and_may_lie_deeper(tmp_path, small_chest, write_volume):
+    """A patient's folder as TCIA lays it out, with a thin and a thick series."""
+    hu, labels = small_chest(0)
+    write_volume(tmp_path / "lesions/a.mha", (labels == 2).astype(np.uint8), (4.0, 9.0, 9.0))
+    for number, thickness in (("1", 8.0), ("2", 4.0)):
+        place = tmp_path / "images/a/study" / number
+        place.mkdir(parents=True)
+        grid = Make.geometry(hu.shape, spacing_xyz=(9.0, 9.0, thickness), origin_xyz=(-100.0, 50.0, 7.5))
+        Make.dicom(place, hu, grid, uid=f"1.2.{number}")
+    common = ["data.workers=0", "data.splits.test_fraction=0", "data.spacing_zyx=[9,9,9]", "data.splits.folds=0"]
+    (refusal,) = preparation.check(config_of("folder", tmp_path, *common)).refused
+    assert "holds 2 CT series" in str(refusal[1]) and "data.source.series=" in str(refusal[1])
+    outcome = preparation.check(config_of("folder", tmp_path, *common, "data.source.series=thinnest"))
+    assert not outcome.refused and any("series 1.2.2 chosen of 2" in note for note in outcome.infos[0]["notes"])
+
+
+def test_a_pacs_export_is_prepared_by_the_ids_that_predict_gives(tmp_path, small_chest, write_volume):
+    hu, labels = small_chest(0)
+    grid = Make.geometry(hu.shape, spacing_xyz=(9.0, 9.0, 8.0), origin_xyz=(-100.0, 50.0, 7.5))
+    for patient in ("PAT1", "PAT2"):
+        place = tmp_path / "images/DICOM" / patient / "STU0/SER1"
+        place.mkdir(parents=True)
+        Make.dicom(place, hu, grid, uid=f"1.2.{patient[-1]}")
+        write_volume(tmp_path / f"lesions/DICOM-{patient}-STU0-SER1.mha", (labels == 2).astype(np.uint8))
+    (tmp_path / "images/DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    common = ["data.workers=0", "data.splits.test_fraction=0", "data.spacing_zyx=[9,9,9]", "data.splits.folds=0"]
+    outcome = preparation.check(config_of("folder", tmp_path, *common))
+    assert [info["id"] for info in outcome.infos] == ["DICOM-PAT1-STU0-SER1", "DICOM-PAT2-STU0-SER1"]
+    assert not outcome.refused
 
 
 def followed(message):

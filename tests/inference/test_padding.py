@@ -15,6 +15,7 @@ from covidseg.evaluation.cases import evaluate_cases
 from covidseg.inference.batch import Predictor
 from covidseg.inference.window import normalise
 from covidseg.scans.geometry import Geometry
+from covidseg.scans.read import ScanSource
 from covidseg.system.signals import StopRequest
 from covidseg.training.parts import build_task
 
@@ -105,7 +106,7 @@ def test_k13_a_scan_smaller_than_the_window_is_padded_with_one_value(spied, case
 
     def predict():
         _write(tmp_path / "scan.nii.gz", case.image)
-        source = SimpleNamespace(id="s", path=tmp_path / "scan.nii.gz")
+        source = ScanSource("s", tmp_path / "scan.nii.gz")
         Predictor([segmenter], tmp_path / "out", ".nii.gz", -300, reading={"assume": {"hu": True}}).run(source)
 
     seen = {}

@@ -24,7 +24,7 @@ import numpy as np
 from covidseg.evaluation.flags import Findings, flags
 from covidseg.inference.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.inference.segmenter import Segmenter
-from covidseg.scans.read import Scan, ScanSource, read_scan, write_mask
+from covidseg.scans.read import ALL_SERIES, Scan, ScanSource, read_scan, write_mask
 from covidseg.system.errors import BadInput, EnvironmentFault
 from covidseg.system.faults import is_out_of_memory
 from covidseg.system.files import read_json, sha256, sweep_temporaries, write_csv, write_json
@@ -135,7 +135,12 @@ class Predictor:
         case, files = source.id, self._files(source.id)
         if case not in _read_manifest(self.output / MANIFEST):
             self._refuse_existing(files.values())
-        scan = read_scan(source.path, **self.reading)
+        if source.refused:
+            raise source.refused
+        reading = dict(self.reading)
+        if source.series_uid or reading.get("series") == ALL_SERIES:
+            reading |= {"series": source.series_uid}
+        scan = read_scan(source.path, **reading)
         request = {"input_sha256": _fingerprint(scan), **self._settings}
         with self._locked_manifest() as manifest:
             resumed = self._is_done(manifest.get(case), request, files)
@@ -159,7 +164,15 @@ class Predictor:
 
         raised = flags(Findings(figures, lung, lesion, scan.voxels, scan.geometry, scan.thickness_mm))
         notes, seconds = (*scan.notes, *(flag["text"] for flag in raised)), time.perf_counter() - started
-        page = {"notice": NOTICE, "case": case, "figures": figures, "flags": raised, "explanations": NOTES}
+        page = {
+            "notice": NOTICE,
+            "case": case,
+            "source": source.below,
+            "series": scan.series_uid,
+            "figures": figures,
+            "flags": raised,
+            "explanations": NOTES,
+        }
         page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
         with _output_faults(self.output):
             for name, mask in masks.items():
@@ -184,9 +197,10 @@ class Predictor:
                     content = _read_page(page)
                     figures = {name: content["figures"].get(name) for name in columns}
                     raised = " ".join(flag["key"] for flag in content.get("flags") or ())
-                    rows.append({"case": case, **figures, "flags": raised, "notice": NOTICE})
+                    read = {"source": content.get("source"), "series": content.get("series")}
+                    rows.append({"case": case, **read, **figures, "flags": raised, "notice": NOTICE})
             if rows:
-                write_csv(self.output / TABLE, rows, ("case", *columns, "flags", "notice"))
+                write_csv(self.output / TABLE, rows, ("case", "source", "series", *columns, "flags", "notice"))
             listed = {
                 case: error
                 for case, error in _read_failures(self.output / FAILURES).items()

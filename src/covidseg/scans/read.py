@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from covidseg.scans.gate import dicom, metaimage, nifti, nrrd
 from covidseg.scans.gate.assume import Assume
-from covidseg.scans.gate.finding import ScanSource, ScanSources, find
+from covidseg.scans.gate.finding import ALL_SERIES, ScanSource, ScanSources, find
 from covidseg.scans.gate.grids import Volume, apart, smallness_note
 from covidseg.scans.gate.lattice import on_grid
 from covidseg.scans.gate.names import is_segmentation, kind, refuse_sibling, require_text, shown, suffix_of
@@ -24,7 +24,17 @@ from covidseg.scans.geometry import Geometry
 from covidseg.system.errors import BadInput, EnvironmentFault
 from covidseg.system.files import atomic_path
 
-__all__ = ["Scan", "ScanSource", "ScanSources", "find_scans", "read_mask", "read_scan", "to_sitk", "write_mask"]
+__all__ = [
+    "ALL_SERIES",
+    "Scan",
+    "ScanSource",
+    "ScanSources",
+    "find_scans",
+    "read_mask",
+    "read_scan",
+    "to_sitk",
+    "write_mask",
+]
 
 _READERS = {
     ".nii.gz": nifti.read, ".nii": nifti.read, ".mha": metaimage.read, ".mhd": metaimage.read,
@@ -42,40 +52,43 @@ class Scan:
     notes: tuple[str, ...]
     source: str  # the name of the file or folder, without its path
     thickness_mm: float | None = None  # of a slice, where the file says it: less than they lie apart leaves gaps
+    series_uid: str | None = None  # of the DICOM series that was read
 
 
 def read_scan(
     path: Path | str,
     *,
     assume: Mapping[str, Any] | None = None,
+    series: str | None = None,
     series_uid: str | None = None,
     recursive: bool = False,
     option: str = "reading.assume",
 ) -> Scan:
     """Read a CT from a NIfTI, MetaImage or NRRD file or from a folder of DICOM slices.
 
-    `assume` holds what the user vouches for where the file does not say it (see `gate.assume.Assume`); `series_uid` and
-    `recursive` choose among DICOM files; `option` is where `assume` is configured, for the remedies. Raises `BadInput`
-    or `EnvironmentFault`, with the name of the file at fault.
+    `assume` holds what the user vouches for where the file does not say it (see `gate.assume.Assume`); `series`
+    (thinnest, most_slices or a UID), `series_uid` and `recursive` choose among DICOM files; `option` is where `assume`
+    is configured, for the remedies. Raises `BadInput` or `EnvironmentFault`, with the name of the file at fault.
     """
     assumed, what = Assume.of(assume, option), shown(path)
     if kind(path) == "folder":
-        volume = dicom.read(Path(path), assumed, series_uid, recursive)
+        volume = dicom.read(Path(path), assumed, series_uid or series, recursive)
     elif series_uid is not None:
         raise BadInput(what, "is a file, and series_uid chooses within a DICOM folder", "drop series_uid")
     else:
         volume = _read_volume(Path(path), assumed)
     voxels, seen = to_hu(volume, what, assumed)
     notes = (*volume.notes, *smallness_note(volume.geometry), *seen)
-    return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm)
+    return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm, volume.series_uid)
 
 
-def find_scans(path: Path | str, recursive: bool = False) -> ScanSources:
-    """The scans at `path`: one file, one DICOM folder, or a folder of either (of folders of them with `recursive`).
+def find_scans(path: Path | str, recursive: bool = False, series: str | None = None) -> ScanSources:
+    """The scans at `path`: one file, one DICOM folder, or a folder of either (of folders of them with `recursive`, or
+    beside a DICOMDIR). `series="all"`: each CT series of a folder is a scan of its own.
 
-    Hidden files are passed over and counted. Raises `BadInput` when there is none, or two with one id.
+    Hidden files are passed over and counted. Raises `BadInput` when there is none.
     """
-    return find(path, recursive)
+    return find(path, recursive, series == ALL_SERIES)
 
 
 def read_mask(

@@ -120,6 +120,16 @@ def test_d03_two_series(tmp_path, make, refused):
     refused(make.nifti(tmp_path / "scan.nii", make.ct()), "series_uid", series_uid="1.2.3")
 
 
+@pytest.mark.parametrize("rule, uid", [("thinnest", "1.2.4"), ("most_slices", "1.2.3")])
+def test_d03_a_rule_chooses_a_series_and_says_which(rule, uid, tmp_path, make):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), uid="1.2.3")
+    thin = make.geometry((4, 20, 24), spacing_xyz=(0.8, 0.9, 1.0))
+    make.dicom(folder, make.ct((4, 20, 24), seed=1), thin, uid="1.2.4", name="B{:04d}.dcm")
+    scan = read_scan(folder, series=rule)
+    assert scan.series_uid == uid
+    assert any(f"series {uid} chosen of 2" in note and "mm thick" in note for note in scan.notes)
+
+
 def test_d03_nested_folders(tmp_path, make, refused):
     make.dicom(tmp_path / "inner", make.ct(SHAPE))
     refused(tmp_path, "recursive=true")

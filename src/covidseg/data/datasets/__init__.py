@@ -18,6 +18,7 @@ from typing import Any
 from covidseg.data.store import LABELS
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.detached import voxel_path
+from covidseg.scans.gate.finding import DICOMDIR, find
 from covidseg.scans.gate.names import kind, listing, opened, printable, shown, stem_of, suffix_of
 from covidseg.system.errors import BadInput
 
@@ -49,6 +50,7 @@ class Source:
     declared: str = ""  # the side of the split its owner put it on, or ""
     assume: Mapping[str, Any] | None = None  # handed to the reader: what stored values mean where they are not HU
     option: str = ""  # where `assume` stands in the configuration, if there
+    series: str | None = None  # which CT series of a DICOM folder: a rule, or a UID
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -109,12 +111,17 @@ def parts(path: Path) -> tuple[Path, ...]:
     return (path,) if voxels is None else (path, voxels)
 
 
+def composed(name: str) -> str:
+    """A name in Unicode's composed form."""
+    return unicodedata.normalize("NFC", name)
+
+
 def scan_name(path: Path) -> str:
     """File name without its scan extension; a folder's (a DICOM series) name as it is.
 
     In Unicode's composed form, whichever the file system keeps: an image from a Mac meets its mask from a PC.
     """
-    name = unicodedata.normalize("NFC", path.name)
+    name = composed(path.name)
     if path.is_dir():
         return name
     stem = stem_of(name)
@@ -135,6 +142,14 @@ def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
     paths = [path for several in found.values() for path in several]
     voxels = {part for path in paths for part in parts(path)}
     return found, len(others - voxels)
+
+
+def exported(folder: Path) -> tuple[dict[str, list[Path]], int] | None:
+    """As `entries`, of a PACS export: the series below a DICOMDIR by the ids that predict.py gives them."""
+    if not any(path.name.lower() == DICOMDIR for path in listing(folder)):
+        return None
+    found = find(folder, recursive=True)
+    return {composed(source.id): [source.path] for source in found}, found.ignored
 
 
 def case_id(name: str) -> str:

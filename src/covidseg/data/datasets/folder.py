@@ -11,8 +11,10 @@ from covidseg.data.datasets import (
     Source,
     assumed,
     case_id,
+    composed,
     entries,
     existing_folder,
+    exported,
     label_map,
     read_table,
 )
@@ -23,9 +25,12 @@ REMEDY = "each image needs one file of the same name in lesions/ or lungs/, or i
 
 
 class Folder:
-    """`<root>/images/<case>.nii.gz` (or .mha, .nrrd, a DICOM folder) with `lesions/<case>.*`, `lungs/<case>.*`.
+    """`<root>/images/<case>.nii.gz` (or .mha, .nrrd, a folder with a DICOM series), `lesions/<case>.*`,
+    `lungs/<case>.*`.
 
-    `cases.csv` (case, patient, site, split) is optional; without it each case is its own patient.
+    A series may lie deeper in its folder; in an export with a DICOMDIR each is a case, called as predict.py calls it.
+    `cases.csv` (case, patient, site, split) is optional; without it each case is
+    its own patient.
     """
 
     def __init__(
@@ -34,12 +39,14 @@ class Folder:
         lesions: Mapping[int, str],
         lungs: Mapping[int, str],
         assume: Mapping[str, Any] | None = None,
+        series: str | None = None,
     ):
         """`lesions`, `lungs`: what the values in the files of that folder mean, {1: "lesion"}.
 
-        `assume`: what the user vouches for where the files do not say it (`gate.assume.Assume`).
+        `assume`: what the user vouches for where the files do not say it (`gate.assume.Assume`). `series`: which CT
+        series is meant where a case's DICOM folder holds several: thinnest, most_slices or a UID.
         """
-        self.root, self.assume = root, assumed(assume)
+        self.root, self.assume, self.series = root, assumed(assume), series
         self.labels = {
             "lungs": label_map(lungs, "data.source.lungs"),
             "lesions": label_map(lesions, "data.source.lesions"),  # last: a lesion overrides the lung it lies in
@@ -50,14 +57,14 @@ class Folder:
         root = existing_folder(self.root, "data.root")
         images = existing_folder(self.root, "data.root", "images")
         found = Listing()
-        scans, ignored = entries(images)
+        scans, ignored = exported(images) or entries(images)
         masks = {}
         for name in self.labels:
             masks[name], more = entries(root / name)
             ignored += more
         if ignored:
             found.note(f"{ignored} hidden or foreign files passed over")
-        table = read_table(root / "cases.csv", COLUMNS)
+        table = {composed(name): row for name, row in read_table(root / "cases.csv", COLUMNS).items()}
         for name in sorted({name for group in masks.values() for name in group} - scans.keys()):
             found.refuse(name, "has a mask and no image", REMEDY)
         for name in sorted(table.keys() - scans.keys()):
@@ -91,6 +98,7 @@ class Folder:
                         declared=row.get("split", ""),
                         assume=self.assume,
                         option=ASSUME,
+                        series=self.series,
                     )
                 )
         for kind in self.labels:

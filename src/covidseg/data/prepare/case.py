@@ -46,7 +46,7 @@ def build_case(request: CaseRequest) -> dict[str, Any]:
     from covidseg.scans.read import read_scan
 
     source = request.source
-    scan = read_scan(source.image, assume=source.assume, option=source.option)
+    scan = read_scan(source.image, assume=source.assume, series=source.series, option=source.option, recursive=True)
     labels, lung_voxels, notes = _merge_masks(source, scan.geometry)
     notes = [*source.notes, *scan.notes, *notes]
     ml = np.prod(scan.geometry.spacing_zyx) / 1000

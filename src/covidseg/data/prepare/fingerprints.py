@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +39,7 @@ class Fingerprints:
     def _path(self, path: Path) -> str | CovidSegError:
         try:
             if kind(path) == "folder":
-                return digest([[file.name, self._file(file)] for file in listing(path) if file.is_file()])
+                return digest([[name, self._file(file)] for name, file in _files(path)])
             return self._file(path)
         except CovidSegError as error:
             return error
@@ -58,3 +58,12 @@ class Fingerprints:
             with atomic_path(self._memory) as temporary:
                 temporary.write_text(json.dumps(self._known))
             os.chmod(self._memory, 0o600)
+
+
+def _files(folder: Path, below: str = "") -> Iterator[tuple[str, Path]]:
+    """(path below the folder, file) of every file in it, at any depth; links to folders may lead in a circle."""
+    for path in listing(folder):
+        if path.is_file():
+            yield f"{below}{path.name}", path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _files(path, f"{below}{path.name}/")

@@ -237,6 +237,7 @@ def _request(options: Mapping[str, Any], code: str, source: Source, hashes: Mapp
         "image": [hashes.get(path) for path in parts(source.image)],
         "masks": [[[hashes.get(path) for path in parts(m.path)], sorted(m.labels.items())] for m in source.masks],
         "assume": dict(source.assume or {}),
+        **({"series": source.series} if source.series else {}),
         "spacing_zyx": spacing,
         "foreground_voxels": options["foreground_voxels"],
         "may_be_empty": options["may_be_empty"],

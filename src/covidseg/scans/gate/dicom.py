@@ -4,9 +4,10 @@ Series readers return the first series they find, drop what they cannot read, cl
 ignore gantry tilt. Here every file is accounted for: a slice of the series, ignored for a stated reason, or an error.
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +34,18 @@ _FOREIGN = (
 )  # fmt: skip
 
 
-def read(folder: Path, assume: Assume, series_uid: str | None, recursive: bool) -> Volume:
+def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> Volume:
     """The CT series in `folder`; `BadInput` names the file or the gap that keeps it from being one volume.
 
-    `series_uid` chooses among several series; `recursive` searches sub-folders too.
+    `series` chooses among several: a rule of `RULES`, or a UID; `recursive` searches sub-folders too.
     """
     what = shown(folder)
     files, ignored = _collect(folder, recursive)
-    slices = _choose(what, files, ignored, series_uid)
+    slices, notes = _choose(what, files, ignored, series)
     for file in slices:
         require_ct_slice(file)
-    places, geometry, notes = arrange(what, slices, assume)
+    places, geometry, seen = arrange(what, slices, assume)
+    notes += seen
     stored = np.empty(geometry.shape_zyx, np.float32)
     dropped = 0
     for index, (first, *copies) in enumerate(places):
@@ -55,7 +57,14 @@ def read(folder: Path, assume: Assume, series_uid: str | None, recursive: bool) 
             dropped += 1
     notes += [f"{_counted(count, name)} ignored" for name, count in sorted(ignored.items())]
     notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
-    return Volume(stored, geometry, notes=notes, thickness_mm=thickness_of(slices[0]))
+    uid = slices[0].text("SeriesInstanceUID")
+    return Volume(stored, geometry, notes=notes, thickness_mm=thickness_of(slices[0]), series_uid=uid)
+
+
+def series_in(folder: Path, recursive: bool) -> list[str]:
+    """The UIDs of the CT series in a folder, the one that `thinnest` chooses first."""
+    files, _ = _collect(folder, recursive)
+    return sorted(series := _by_uid(files), key=lambda uid: _thinness(series[uid]))
 
 
 def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:
@@ -106,10 +115,18 @@ def _walk(folder: Path, recursive: bool, ignored: Counter) -> Iterator[Path]:
             ignored["sub-folder"] += 1
 
 
-def _choose(what: str, files: list[DicomFile], ignored: Counter, series_uid: str | None) -> list[DicomFile]:
+def _by_uid(files: list[DicomFile]) -> dict[str, list[DicomFile]]:
     series: dict[str, list[DicomFile]] = {}
     for file in files:
         series.setdefault(file.text("SeriesInstanceUID"), []).append(file)
+    return series
+
+
+def _choose(
+    what: str, files: list[DicomFile], ignored: Counter, wanted: str | None
+) -> tuple[list[DicomFile], list[str]]:
+    """(slices of one series, a note where there was a choice)."""
+    series = _by_uid(files)
     if not series:
         found = ", ".join(_counted(count, name) for name, count in sorted(ignored.items())) or "nothing"
         deeper = ignored["sub-folder"]
@@ -117,12 +134,36 @@ def _choose(what: str, files: list[DicomFile], ignored: Counter, series_uid: str
         remedy += " (predict.py looks into sub-folders with reading.recursive=true)" if deeper else ""
         raise BadInput(what, f"holds no CT series, only {found}", remedy)
     table = "; ".join(f"{uid}: {_summary(members)}" for uid, members in sorted(series.items()))
-    if series_uid is not None and series_uid not in series:
-        raise BadInput(what, f"holds no series {series_uid}", f"choose from {table}")
-    if series_uid is None and len(series) > 1:
-        remedy = "leave one in the folder (predict.py chooses with reading.series_uid=...)"
+    if wanted in RULES:
+        uid = min(series, key=lambda uid: RULES[wanted](series[uid]))
+    elif wanted is not None and wanted not in series:
+        raise BadInput(what, f"holds no series {wanted}", f"choose from {table}")
+    elif wanted is None and len(series) > 1:
+        remedy = f"leave one in the folder, or choose: {SERIES_OPTIONS}"
         raise BadInput(what, f"holds {len(series)} CT series ({table})", remedy)
-    return series[series_uid or next(iter(series))]
+    else:
+        uid = wanted or next(iter(series))
+    chosen = f"series {uid} chosen of {len(series)}: {_summary(series[uid])}"
+    return series[uid], [chosen] if len(series) > 1 else []
+
+
+def _thickness(members: list[DicomFile]) -> float:
+    return thickness_of(members[0]) or math.inf
+
+
+def _thinness(members: list[DicomFile]) -> tuple[float, int, str]:
+    """Smallest first: the thinnest slices, then the most of them."""
+    return _thickness(members), -len(members), members[0].text("SeriesInstanceUID")
+
+
+def _scarcity(members: list[DicomFile]) -> tuple[int, float, str]:
+    return -len(members), _thickness(members), members[0].text("SeriesInstanceUID")
+
+
+RULES: dict[str | None, Callable[[list[DicomFile]], tuple]] = {"thinnest": _thinness, "most_slices": _scarcity}
+SERIES_OPTIONS = (
+    "predict.py takes reading.series=thinnest, most_slices, all or a UID, your own data data.source.series=..."
+)
 
 
 def _counted(count: int, name: str) -> str:

@@ -27,6 +27,7 @@ class Volume:
     intercept: float = 0.0
     notes: list[str] = field(default_factory=list)
     thickness_mm: float | None = None  # of a slice; None: the file does not say it
+    series_uid: str | None = None  # of a DICOM series
 
 
 def require_shape(what: str, sizes: Sequence[int]) -> tuple[int, int, int]:
