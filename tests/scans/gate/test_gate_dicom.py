@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
     generate_uid,
 )
 
-from covidseg.scans.read import read_scan
+from covidseg.scans.read import find_scans, read_scan
 from covidseg.system.errors import BadInput, CovidSegError
 
 COUNT = settings(max_examples=15, deadline=None)
@@ -248,7 +250,7 @@ WRONG_KIND = {
     "Modality": ({"Modality": "MR"}, "Modality is not CT"),
     "inverted": ({"PhotometricInterpretation": "MONOCHROME1"}, "is not MONOCHROME2"),
     "frames": ({"NumberOfFrames": 2}, "several frames"),
-    "enhanced": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "several frames"),
+    "enhanced": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "lacks the attribute NumberOfFrames"),
     "not a number": ({"PixelSpacing": None}, "lacks the attribute PixelSpacing"),
     "one number": ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
 }
@@ -453,9 +455,142 @@ def test_sequences_of_every_kind_are_stepped_over(tmp_path, make):
     np.testing.assert_array_equal(read_scan(implicit).voxels, hu)
 
 
-def test_deflated_files_are_named(tmp_path, make, refused):
+def test_deflated_files_are_read_and_a_broken_one_refused(tmp_path, make, refused):
     folder = make.dicom(tmp_path / "series", make.ct(SHAPE), after=recode(DeflatedExplicitVRLittleEndian))
-    refused(folder, "deflated")
+    np.testing.assert_array_equal(read_scan(folder).voxels, make.ct(SHAPE))
+    whole = (folder / "IM0002.dcm").read_bytes()
+    for length in range(300, len(whole), len(whole) // 7):
+        (folder / "IM0002.dcm").write_bytes(whole[:length])
+        assert "IM0002.dcm" in refused(folder, "breaks off|no voxels|lacks|holds .* bytes")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("left", ["meta", "data"])
+def test_files_without_a_preamble_are_read(tmp_path, make, refused, syntax, left):
+    """As old archives keep them: from the meta group on, or from the first attribute."""
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), after=recode(syntax), name="IM{:04d}")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        start = content.index(b"\x08\x00\x08\x00") if left == "data" else 132  # ImageType comes first
+        path.write_bytes(content[start:])
+    np.testing.assert_array_equal(read_scan(folder).voxels, make.ct(SHAPE))
+    assert [source.id for source in find_scans(tmp_path)] == ["series"]
+    path = folder / "IM0002"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "IM0002" in refused(folder, "breaks off|bytes of voxels")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("stored", [12, 13, 15])
+def test_left_justified_voxels_are_shifted_back(tmp_path, make, stored, signed):
+    """HighBit says where the stored bits end; the free ones below may hold anything."""
+    hu = np.clip(make.ct(SHAPE), -1024, 2**11 - 1)
+    values = hu if signed else hu + 1024
+    noise = np.random.default_rng(0).integers(0, 1 << (16 - stored), hu.shape)
+
+    def pack(i, ds):
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = stored, 15, int(signed)
+        ds.RescaleIntercept = "0" if signed else "-1024"
+        ds.PixelData = ((values[i].astype(np.int64) << (16 - stored) | noise[i]) & 0xFFFF).astype(np.uint16).tobytes()
+
+    np.testing.assert_array_equal(read_scan(make.dicom(tmp_path / "series", hu, edit=pack)).voxels, hu)
+
+
+def test_a_high_bit_that_cannot_be_is_refused(tmp_path, make, refused):
+    folder = make.dicom(tmp_path / "series", make.ct(SHAPE), edit=lambda i, ds: setattr(ds, "HighBit", 16))
+    refused(folder, "HighBit")
+
+
+def test_a_few_bytes_behind_the_last_row_are_passed_over(tmp_path, make, refused):
+    def more(count):
+        return lambda i, ds: setattr(ds, "PixelData", ds.PixelData + bytes(count))
+
+    np.testing.assert_array_equal(
+        read_scan(make.dicom(tmp_path / "few", make.ct(SHAPE), edit=more(6))).voxels, make.ct(SHAPE)
+    )
+    refused(make.dicom(tmp_path / "row", make.ct(SHAPE), edit=more(2 * SHAPE[2])), "bytes of voxels")
+
+
+def enhanced(path, hu, geometry, syntax=ExplicitVRLittleEndian, order=None, spoil=None, offset=1):
+    """An enhanced CT of pydicom's making: all slices in one file, in any order."""
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    order = list(order if order is not None else range(len(hu)))
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = EnhancedCTImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.PatientName, ds.Modality, ds.SeriesInstanceUID = "Canary^Patient", "CT", "1.2.3"
+    ds.NumberOfFrames, ds.Rows, ds.Columns, ds.SamplesPerPixel = len(hu), *hu.shape[1:], 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+    cosines = np.reshape(geometry.direction, (3, 3))
+    thickness, *in_plane = geometry.spacing_zyx
+
+    def item(**values):
+        made = pydicom.Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    ds.SharedFunctionalGroupsSequence = [
+        item(
+            PlaneOrientationSequence=[item(ImageOrientationPatient=cosines[:, :2].T.ravel().tolist())],
+            PixelMeasuresSequence=[item(PixelSpacing=in_plane, SliceThickness=thickness)],
+            CTImageFrameTypeSequence=[item(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])],
+        )
+    ]
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(
+            PlanePositionSequence=[item(ImagePositionPatient=[f"{mm:.8g}" for mm in geometry.to_mm([0, 0, z])])],
+            PixelValueTransformationSequence=[item(RescaleIntercept=-1024 - offset * z, RescaleSlope=1)],
+        )
+        for z in order
+    ]
+    stored = np.stack([hu[z].astype(np.int32) + 1024 + offset * z for z in order]).astype(np.uint16)
+    ds.PixelData = stored.tobytes()
+    if spoil:
+        spoil(ds)
+    if syntax == RLELossless:
+        ds.compress(RLELossless)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+    return path.parent
+
+
+@pytest.mark.parametrize("syntax, offset", [(ExplicitVRLittleEndian, 1), (RLELossless, 0)])
+def test_an_enhanced_ct_is_its_frames_in_order(tmp_path, make, syntax, offset):
+    """One file with all slices, out of order, each with a rescaling of its own."""
+    hu, grid = make.ct(SHAPE), make.geometry(SHAPE)
+    order = np.random.default_rng(0).permutation(SHAPE[0])
+    folder = enhanced(tmp_path / "series/one.dcm", hu, grid, syntax, order, offset=offset)
+    scan = read_scan(folder, assume={"partial": True})
+    np.testing.assert_array_equal(scan.voxels, hu)
+    assert scan.geometry.displacement_mm(grid) < 1e-3 and scan.thickness_mm == grid.spacing_zyx[0]
+    assert "Canary" not in str(scan.notes)
+
+
+def test_compressed_frames_of_different_scales_are_refused(tmp_path, make, refused):
+    """The decoder has one scale for all of them."""
+    folder = enhanced(tmp_path / "series/one.dcm", make.ct(SHAPE), make.geometry(SHAPE), RLELossless)
+    refused(folder, "different rescalings")
+
+
+def test_an_enhanced_ct_whose_groups_do_not_fit_its_frames_is_refused(tmp_path, make, refused):
+    hu, grid = make.ct(SHAPE), make.geometry(SHAPE)
+    spoils = {
+        "functional groups for": lambda ds: ds.PerFrameFunctionalGroupsSequence.pop(),
+        "shift sideways": lambda ds: setattr(
+            ds.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence[0], "ImagePositionPatient", [0, 0, 500]
+        ),
+        "lacks the attribute ImagePositionPatient": lambda ds: delattr(
+            ds.PerFrameFunctionalGroupsSequence[2], "PlanePositionSequence"
+        ),
+        "bytes of voxels": lambda ds: setattr(ds, "PixelData", ds.PixelData[:-200]),
+    }
+    for number, (message, spoil) in enumerate(spoils.items()):
+        refused(enhanced(tmp_path / f"s{number}/one.dcm", hu, grid, spoil=spoil), message)
 
 
 def test_one_slice_takes_its_thickness(tmp_path, make, refused):

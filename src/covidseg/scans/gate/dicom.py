@@ -14,6 +14,7 @@ import numpy as np
 
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.dicom_file import CT_IMAGE, ENHANCED_CT, DicomFile, hounsfield, parse
+from covidseg.scans.gate.dicom_frames import frames
 from covidseg.scans.gate.dicom_stack import arrange, require_ct_slice, thickness_of
 from covidseg.scans.gate.grids import Volume
 from covidseg.scans.gate.names import is_litter, is_slice_name, kind, listing, shown, suffix_of
@@ -83,10 +84,12 @@ def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:
         sop_class = file.text("SOPClassUID", default=file.text("MediaStorageSOPClassUID", default="") or None)
         if sop_class not in (CT_IMAGE, ENHANCED_CT):
             ignored[_OTHER_CLASSES.get(sop_class, "other DICOM object")] += 1
-        elif _LOCALIZERS & set(file.text("ImageType", default="").upper().split("\\")):
-            ignored["localizer image"] += 1
         else:
-            files.append(file)
+            for one in frames(file):
+                if _LOCALIZERS & set(one.text("ImageType", default="").upper().split("\\")):
+                    ignored["localizer image"] += 1
+                else:
+                    files.append(one)
     slices = {_pattern(file.path) for file in files}
     for path in strange:
         if is_slice_name(path) or _pattern(path) in slices:

@@ -1,6 +1,7 @@
 """The elements of a DICOM file, one after the other, as PS3.5 section 7 and PS3.10 section 7 lay them out."""
 
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,7 +9,9 @@ TRANSFER_SYNTAX = 0x00020010
 PIXEL_DATA = 0x7FE00010
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _IMPLICIT = "1.2.840.10008.1.2"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_MAX_INFLATED = 1 << 28  # bytes of a slice that comes deflated; one has half a million
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
@@ -33,17 +36,60 @@ class _Coding(NamedTuple):
     explicit: bool
 
 
-def elements(data: bytes) -> Iterator[Element]:
-    """Top-level elements from byte 132 to the voxels, which end the walk; `Damaged` when the file breaks off."""
+_META = _Coding("<", explicit=True)  # of the meta group, whatever follows
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """By its first 132 bytes: a preamble and DICM, or, as some archives leave it, the first elements without them."""
+    if head[128:132] == b"DICM":
+        return True
+    if head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3:4] != b"\0":
+        return False
+    typed = head[4:6].isalpha() and head[4:6].isupper()
+    return typed or (head[:2] == b"\x08\x00" and 0 < int.from_bytes(head[4:8], "little") < 128)
+
+
+def inflated(data: bytes) -> bytes:
+    """The file as it would be undeflated; `Damaged` where its deflated part breaks off."""
     try:
-        coding, at = _Coding("<", explicit=True), 132  # of the meta group, whatever follows
-        syntax = None
-        while data[at : at + 2] == b"\x02\x00":
-            element = _element(data, at, coding)
-            if element.tag == TRANSFER_SYNTAX:
-                syntax = data[element.start : element.end].decode("ascii", "replace").strip(" \0")
+        syntax, at = _meta_end(data)
+        if syntax != DEFLATED:
+            return data
+        decoder = zlib.decompressobj(-zlib.MAX_WBITS)
+        body = decoder.decompress(data[at:], _MAX_INFLATED)
+    except (struct.error, zlib.error) as error:
+        raise Damaged("breaks off") from error
+    if not decoder.eof:
+        raise Damaged("breaks off")
+    return data[:at] + body
+
+
+def _meta_end(data: bytes) -> tuple[str | None, int]:
+    """(transfer syntax, where the meta group ends)."""
+    syntax, at = None, _first(data)
+    while data[at : at + 2] == b"\x02\x00":
+        element = _element(data, at, _META)
+        if element.tag == TRANSFER_SYNTAX:
+            syntax = data[element.start : element.end].decode("ascii", "replace").strip(" \0")
+        at = element.end
+    return syntax, at
+
+
+def _first(data: bytes) -> int:
+    return 132 if data[128:132] == b"DICM" else 0
+
+
+def elements(data: bytes) -> Iterator[Element]:
+    """Top-level elements of a file, inflated, to the voxels, which end the walk; `Damaged` where it breaks off."""
+    try:
+        syntax, end = _meta_end(data)
+        at = _first(data)
+        while at < end:
+            element = _element(data, at, _META)
             yield element
             at = element.end
+        if syntax is None and at == 0:  # not even a meta group: the first element shows how the others are coded
+            syntax = _EXPLICIT if data[4:6].isalpha() else _IMPLICIT
         coding = _coding(syntax)
         while at < len(data):
             element = _element(data, at, coding)
@@ -58,8 +104,6 @@ def elements(data: bytes) -> Iterator[Element]:
 def _coding(syntax: str | None) -> _Coding:
     if not syntax:
         raise Damaged("has no transfer syntax")
-    if syntax == _DEFLATED:
-        raise Damaged("is deflated, which is not supported")
     return _Coding(">" if syntax == BIG_ENDIAN else "<", explicit=syntax != _IMPLICIT)
 
 

@@ -7,12 +7,22 @@ every fragment is known to be there.
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from covidseg.scans.gate.dicom_elements import BIG_ENDIAN, PIXEL_DATA, Damaged, Element, elements
+from covidseg.scans.gate.dicom_elements import (
+    BIG_ENDIAN,
+    DEFLATED,
+    PIXEL_DATA,
+    Damaged,
+    Element,
+    elements,
+    inflated,
+    looks_like_dicom,
+)
 from covidseg.scans.gate.names import opened, shown
 from covidseg.system.errors import BadInput
 
@@ -23,7 +33,7 @@ _WANTED = {
     0x00200032: "ImagePositionPatient", 0x00200037: "ImageOrientationPatient", 0x00201002: "ImagesInAcquisition",
     0x00280002: "SamplesPerPixel", 0x00280004: "PhotometricInterpretation", 0x00280008: "NumberOfFrames",
     0x00280010: "Rows", 0x00280011: "Columns", 0x00280030: "PixelSpacing", 0x00280100: "BitsAllocated",
-    0x00280101: "BitsStored", 0x00280103: "PixelRepresentation", 0x00280120: "PixelPaddingValue",
+    0x00280101: "BitsStored", 0x00280102: "HighBit", 0x00280103: "PixelRepresentation", 0x00280120: "PixelPaddingValue",
     0x00281052: "RescaleIntercept", 0x00281053: "RescaleSlope",
 }  # fmt: skip
 _BINARY = {
@@ -32,6 +42,7 @@ _BINARY = {
     "Columns",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
     "PixelPaddingValue",
 }
@@ -46,6 +57,7 @@ class DicomFile:
     path: Path
     attributes: dict[str, str | int]
     pixels: Element | None
+    frame: int = 0  # of a file with several
 
     @property
     def what(self) -> str:
@@ -78,10 +90,11 @@ def parse(path: Path) -> DicomFile | None:
     """The file's attributes; None when it is no DICOM at all. `BadInput` when it begins as one and breaks off."""
     with opened(path) as stream:
         data = stream.read(_MAX_BYTES)
-    if data[128:132] != b"DICM":
+    if not looks_like_dicom(data[:132]):
         return None
     attributes: dict[str, str | int] = {}
     try:
+        data = inflated(data)
         for element in elements(data):
             if element.tag == PIXEL_DATA:
                 return DicomFile(path, attributes, element)
@@ -118,35 +131,59 @@ def hounsfield(file: DicomFile) -> np.ndarray:
 
 
 def _native(file: DicomFile, pixels: Element, shape: tuple[int, int]) -> np.ndarray:
-    allocated, stored = int(file.number("BitsAllocated")), int(file.number("BitsStored"))
+    allocated, stored, unused = _bits(file)
     signed = file.number("PixelRepresentation") == 1
-    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
-        raise BadInput(file.what, f"{stored} of {allocated} bits per voxel", "convert it to 16 bits")
-    wanted = shape[0] * shape[1] * allocated // 8
+    row = shape[1] * allocated // 8
+    wanted = shape[0] * row
     length = pixels.end - pixels.start
-    if length not in (wanted, wanted + wanted % 2):
+    if not wanted <= length < wanted + max(row, 2):  # some writers leave a few bytes behind the last row
         raise BadInput(
             file.what, f"holds {length} bytes of voxels, its header says {wanted}", "copy or export it again"
         )
-    order = ">" if file.text("TransferSyntaxUID") == BIG_ENDIAN else "<"
+    order = ">" if file.text("TransferSyntaxUID", default="-") == BIG_ENDIAN else "<"
     with opened(file.path) as stream:
-        stream.seek(pixels.start)
-        raw = stream.read(wanted)
+        if file.text("TransferSyntaxUID", default="-") == DEFLATED:
+            raw = inflated(stream.read())[pixels.start : pixels.start + wanted]
+        else:
+            stream.seek(pixels.start)
+            raw = stream.read(wanted)
     kind = "i" if signed else "u"
     words = np.frombuffer(raw, f"{order}{kind}{allocated // 8}").reshape(shape)
     if stored == allocated:
         return words
+    if not signed:
+        return words >> unused & ((1 << stored) - 1)
     spare = 64 - stored  # bits above the stored ones may hold overlays: out with them, and the sign back down
-    return words.astype(np.int64) << spare >> spare if signed else words & ((1 << stored) - 1)
+    return words.astype(np.int64) << (spare - unused) >> spare
+
+
+def _bits(file: DicomFile) -> tuple[int, int, int]:
+    """(bits allocated, of them stored, unused ones below those): left-justified voxels leave the low ones free."""
+    allocated, stored = int(file.number("BitsAllocated")), int(file.number("BitsStored"))
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
+        raise BadInput(file.what, f"{stored} of {allocated} bits per voxel", "convert it to 16 bits")
+    high = int(file.number("HighBit", default=str(stored - 1)))
+    if not stored - 1 <= high < allocated:
+        wrong = f"{stored} bits of {allocated} cannot end in bit {high} (HighBit)"
+        raise BadInput(file.what, wrong, "export the series again")
+    return allocated, stored, high + 1 - stored
 
 
 def _encapsulated(file: DicomFile) -> np.ndarray:
     """Through GDCM, one file at a time: its series reader keeps the first file's scale for all."""
+    if _bits(file)[2]:
+        raise BadInput(file.what, "its compressed voxels are left-justified (HighBit)", "export it uncompressed")
     try:
-        image = sitk.ReadImage(str(file.path), sitk.sitkFloat64, imageIO="GDCMImageIO")
+        image = _decoded(str(file.path))
     except RuntimeError as error:
         raise BadInput(file.what, "its compressed voxels cannot be decoded", "export it uncompressed") from error
-    return sitk.GetArrayFromImage(image)[0]
+    return sitk.GetArrayFromImage(image)[file.frame]
+
+
+@lru_cache(maxsize=1)
+def _decoded(path: str) -> sitk.Image:
+    """All frames of a file, which are asked for one after the other."""
+    return sitk.ReadImage(path, sitk.sitkFloat64, imageIO="GDCMImageIO")
 
 
 def _decode(name: str, raw: bytes, attributes: dict) -> str | int:

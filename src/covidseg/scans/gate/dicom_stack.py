@@ -3,7 +3,7 @@
 import numpy as np
 
 from covidseg.scans.gate.assume import Assume
-from covidseg.scans.gate.dicom_file import ENHANCED_CT, DicomFile
+from covidseg.scans.gate.dicom_file import DicomFile
 from covidseg.scans.gate.grids import believable
 from covidseg.scans.geometry import Geometry
 from covidseg.system.errors import BadInput
@@ -18,7 +18,7 @@ _COMMON = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient"
 
 def require_ct_slice(file: DicomFile) -> None:
     """`BadInput` for anything but one grey image of a CT."""
-    if file.text("SOPClassUID") == ENHANCED_CT or file.number("NumberOfFrames", default="1") != 1:
+    if file.number("NumberOfFrames", default="1") != 1:
         raise BadInput(file.what, "holds several frames in one file", "convert it to NIfTI or to single slices")
     if file.pixels is None:
         raise BadInput(file.what, "unreadable: it has no voxels", "copy or export it again")

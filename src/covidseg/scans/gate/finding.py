@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from covidseg.scans.gate.dicom import series_in
+from covidseg.scans.gate.dicom_elements import looks_like_dicom
 from covidseg.scans.gate.names import is_litter, is_slice_name, kind, listing, opened, shown, stem_of, suffix_of
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 
@@ -139,6 +140,6 @@ def _is_slice(path: Path) -> bool:
         return False
     try:
         with opened(path) as stream:
-            return stream.read(132)[128:] == b"DICM"
+            return looks_like_dicom(stream.read(132))
     except CovidSegError:
         return False
