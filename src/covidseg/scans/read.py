@@ -6,7 +6,7 @@ no CT in Hounsfield units. Arrays are (z, y, x) in the order of the file; `Geome
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def read_mask(
     a meaning: the remedies name them.
     """
     what = shown(path)
-    volume = _read_volume(Path(path), Assume.of(assume, option))
+    volume = _read_volume(Path(path), replace(Assume.of(assume, option), size=True))  # its scan says what is right
     mask, notes = to_labels(volume, what, {0: 0, **({1: 1} if labels is None else labels)}, mapped_by)
     mask, moved = on_grid(what, mask, volume.geometry, geometry, may_be_cropped=is_segmentation(path))
     return mask, (*volume.notes, *notes, *moved)
@@ -168,7 +168,7 @@ def _require_writable(path: Path, overwrite: bool) -> str:
 
 def _verify(written: Path, what: str, mask: np.ndarray, geometry: Geometry) -> None:
     try:
-        volume = _read_volume(written, Assume())
+        volume = _read_volume(written, Assume(size=True))
         same = np.array_equal(volume.stored, mask) and not apart(geometry, volume.geometry)
     except BadInput as error:
         raise EnvironmentFault(what, f"was written, but reads back as: {error.wrong}", "check the disk") from error

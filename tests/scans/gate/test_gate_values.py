@@ -517,3 +517,16 @@ def test_b12_nothing_in_the_scan(value, noise, name, make):
 def test_reading_needs_no_torch():
     code = "import sys, covidseg.scans.read; assert not {'torch', 'monai'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("spacing_xyz, shape", [((0.8, 0.9, 20.0), SMALL), ((7.0, 7.0, 2.5), (3, 24, 160))])
+def test_hrct_with_gaps_and_the_whole_body_can_be_vouched_for(spacing_xyz, shape, tmp_path, make, refused):
+    grid = make.geometry(shape, spacing_xyz=spacing_xyz)
+    path = make.nifti(tmp_path / "scan.nii", make.ct(shape), grid)
+    assert "reading.assume.size=true" in refused(path, "CT")
+    scan = read_scan(path, assume={"size": True})
+    assert scan.geometry.spacing_zyx == pytest.approx(spacing_xyz[::-1])
+    write_mask(tmp_path / "mask.nii.gz", np.ones(shape, np.uint8), scan.geometry)
+    assert read_mask(tmp_path / "mask.nii.gz", scan.geometry)[0].all()
+    huge = make.nifti(tmp_path / "huge.nii", make.ct(SMALL), make.geometry(SMALL, spacing_xyz=(0.8, 0.9, 60.0)))
+    refused(huge, "60 mm", assume={"size": True})

@@ -17,6 +17,7 @@ class Assume:
     hu: the values are Hounsfield units although they do not look like it. offset: HU = stored value + offset.
     window_8bit: (low, high), HU that the stored values 0 and 255 stand for. fill: HU in place of NaN and infinity.
     orientation: where the x, y and z index axes point, such as "LPS". partial: fewer slices than the series announces.
+    size: voxels or extents that no CT of a chest has are right: HRCT with gaps, a scan of the whole body.
     option: where in the configuration all this is said, for the remedies of the gate; "" where it cannot be said.
     """
 
@@ -26,6 +27,7 @@ class Assume:
     fill: float | None = None
     orientation: str | None = None
     partial: bool = False
+    size: bool = False
     option: str = ""
 
     @classmethod
@@ -84,4 +86,5 @@ _OPTIONS = {
     "fill": (_number, "a number of HU"),
     "orientation": (_orientation, "three letters such as LPS or RAS"),
     "partial": (_switch, "true or false"),
+    "size": (_switch, "true or false"),
 }

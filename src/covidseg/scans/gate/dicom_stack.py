@@ -44,7 +44,8 @@ def arrange(what: str, slices: list[DicomFile], assume: Assume) -> tuple[list[li
     step, notes = _step(what, positions @ direction[:, 2], first)
     notes += _numbering(what, [files[0] for files in places], assume)
     shape = (len(places), int(rows[0]), int(columns[0]))
-    return places, believable(what, shape, direction, (pixel[1], pixel[0], step), positions[0]), notes
+    geometry = believable(what, shape, direction, (pixel[1], pixel[0], step), positions[0], assume)
+    return places, geometry, notes
 
 
 def _in_order(slices: list[DicomFile], normal: np.ndarray) -> tuple[list[list[DicomFile]], np.ndarray]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from covidseg.scans.gate.dicom import series_in
 from covidseg.scans.gate.dicom_elements import looks_like_dicom
 from covidseg.scans.gate.names import is_litter, is_slice_name, kind, listing, opened, shown, stem_of, suffix_of
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
@@ -91,6 +90,8 @@ def _named(sources: list[ScanSource], root: Path) -> list[ScanSource]:
 
 def _split(sources: list[ScanSource], recursive: bool) -> Iterator[ScanSource]:
     """Each series of a DICOM folder as a scan, the thinnest first."""
+    from covidseg.scans.gate.dicom import series_in  # SimpleITK comes with it, which training does without
+
     for source in sources:
         try:
             folder = kind(source.path) == "folder"

@@ -13,6 +13,7 @@ from covidseg.system.errors import BadInput
 TOLERANCE_VOXELS = 0.1  # two grids are one when no corner lies further apart than this
 _SPACING_MM = (0.2, 10.0)
 _MAX_EXTENT_MM = 1000.0
+_VOUCHED_SPACING_MM, _VOUCHED_EXTENT_MM = (0.05, 50.0), 2500.0  # of `assume.size`
 _SMALL_EXTENT_MM = 50.0
 _ROUNDING = 1e-5  # of a direction cosine: what is nearer to right angles stays as it is stored
 
@@ -41,12 +42,14 @@ def require_shape(what: str, sizes: Sequence[int]) -> tuple[int, int, int]:
     return triple(int(n) for n in reversed(sizes))
 
 
-def require_spacing(what: str, spacing_xyz: Sequence[float]) -> np.ndarray:
-    """Three spacings from 0.2 to 10 mm; what lies outside is in another unit, or not measured at all."""
-    spacing, (low, high) = np.asarray(spacing_xyz, float), _SPACING_MM
+def require_spacing(what: str, spacing_xyz: Sequence[float] | np.ndarray, assume: Assume) -> np.ndarray:
+    """Three spacings from 0.2 to 10 mm, unless vouched for; others are in another unit, or not measured at all."""
+    spacing, (low, high) = np.asarray(spacing_xyz, float), _VOUCHED_SPACING_MM if assume.size else _SPACING_MM
     if spacing.shape != (3,) or not ((spacing >= low * (1 - 1e-6)) & (spacing <= high * (1 + 1e-6))).all():
         found = " x ".join(f"{mm:g}" for mm in spacing)
-        raise BadInput(what, f"voxels of {found} mm, CT has {low:g} to {high:g} mm", "check the units of its spacing")
+        remedy = "check the units of its spacing"
+        remedy = remedy if assume.size else assume.or_say(remedy, "size=true if it is so, as in HRCT with gaps")
+        raise BadInput(what, f"voxels of {found} mm, CT has {low:g} to {high:g} mm", remedy)
     return spacing
 
 
@@ -62,21 +65,25 @@ def assumed_direction(what: str, assume: Assume) -> np.ndarray:
     return direction
 
 
-def believable(what: str, shape_zyx: tuple[int, int, int], direction, spacing_xyz, origin_xyz) -> Geometry:
+def believable(
+    what: str, shape_zyx: tuple[int, int, int], direction, spacing_xyz, origin_xyz, assume: Assume
+) -> Geometry:
     """The geometry of a direction (3, 3) in LPS, spacing and origin in mm, or `BadInput`.
 
-    Spacing as above, at most one metre across. Axes are at right angles and of unit length but for rounding: those that
+    Spacing as above, at most one metre across unless vouched for. Axes are at right angles and of unit length but for rounding: those that
     are, to the tolerance at the corners, take their place.
     """
     direction, origin = np.asarray(direction, float), np.asarray(origin_xyz, float)
     if not (np.isfinite(direction).all() and np.isfinite(origin).all()):
         raise BadInput(what, "its geometry holds NaN or infinity", "convert it from the source again")
-    spacing = require_spacing(what, spacing_xyz)
+    spacing = require_spacing(what, spacing_xyz, assume)
     extent = (spacing * shape_zyx[::-1]).max()
-    if extent > _MAX_EXTENT_MM:
-        raise BadInput(
-            what, f"is {extent:.0f} mm long, a chest CT at most {_MAX_EXTENT_MM:.0f} mm", "check its spacing"
+    longest = _VOUCHED_EXTENT_MM if assume.size else _MAX_EXTENT_MM
+    if extent > longest:
+        remedy = assume.or_say(
+            "check its spacing", *([] if assume.size else ["size=true for a scan of the whole body"])
         )
+        raise BadInput(what, f"is {extent:.0f} mm long, a chest CT at most {longest:.0f} mm", remedy)
     left, stretch, right = np.linalg.svd(direction)
     squared = left @ right
     reach = spacing * (np.array(shape_zyx[::-1]) - 1)  # mm along each axis
@@ -89,12 +96,14 @@ def believable(what: str, shape_zyx: tuple[int, int, int], direction, spacing_xy
     return Geometry(shape_zyx, triple(spacing[::-1]), triple(origin), tuple(direction.ravel()))
 
 
-def believable_steps(what: str, shape_zyx: tuple[int, int, int], step: np.ndarray, origin_xyz) -> Geometry:
+def believable_steps(
+    what: str, shape_zyx: tuple[int, int, int], step: np.ndarray, origin_xyz, assume: Assume
+) -> Geometry:
     """`believable` for formats that store direction times spacing: column i is the step in mm along index axis i."""
     with np.errstate(invalid="ignore", over="ignore"):
         spacing = np.linalg.norm(step, axis=0)
-    require_spacing(what, spacing)
-    return believable(what, shape_zyx, step / spacing, spacing, origin_xyz)
+    require_spacing(what, spacing, assume)
+    return believable(what, shape_zyx, step / spacing, spacing, origin_xyz, assume)
 
 
 def apart(a: Geometry, b: Geometry) -> bool:

@@ -80,6 +80,6 @@ def _geometry(header: Fields, assume: Assume) -> Geometry:
             "export it again",
         )
     if not matrix:
-        return believable(header.what, shape_zyx, assumed_direction(header.what, assume), spacing, origin)
+        return believable(header.what, shape_zyx, assumed_direction(header.what, assume), spacing, origin, assume)
     # the matrix lists one axis after the other; a direction matrix has them as columns
-    return believable(header.what, shape_zyx, np.reshape(matrix, (3, 3)).T, spacing, origin)
+    return believable(header.what, shape_zyx, np.reshape(matrix, (3, 3)).T, spacing, origin, assume)

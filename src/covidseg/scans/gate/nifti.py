@@ -107,10 +107,11 @@ class _Header:
         if units not in (0, 2):
             name = {1: "metres", 3: "micrometres"}.get(units, "unknown units")
             raise BadInput(self.what, f"spacing in {name}", "convert it to mm")
-        spacing = require_spacing(self.what, self.pixdim[1:4])
-        placed = [(name, self._place(affine)) for name, affine in self._affines(spacing)]
+        spacing = require_spacing(self.what, self.pixdim[1:4], assume)
+        placed = [(name, self._place(affine, assume)) for name, affine in self._affines(spacing)]
         if not placed:
-            return believable(self.what, self.shape_zyx, assumed_direction(self.what, assume), spacing, (0, 0, 0))
+            direction = assumed_direction(self.what, assume)
+            return believable(self.what, self.shape_zyx, direction, spacing, (0, 0, 0), assume)
         (name, geometry), *others = placed
         for other, rival in others:
             if apart(geometry, rival):
@@ -156,11 +157,11 @@ class _Header:
             ]
         )
 
-    def _place(self, affine: np.ndarray) -> Geometry:
+    def _place(self, affine: np.ndarray, assume: Assume) -> Geometry:
         """Through single precision, in which `write` stores it: a mask read back has this geometry to the last bit."""
         with np.errstate(invalid="ignore"):  # NaN and infinity are refused next
             affine = _RAS_LPS @ affine.astype(np.float32).astype(np.float64)
-        return believable_steps(self.what, self.shape_zyx, affine[:, :3], affine[:, 3])
+        return believable_steps(self.what, self.shape_zyx, affine[:, :3], affine[:, 3], assume)
 
 
 def write(path: Path, labels: np.ndarray, geometry: Geometry, compressed: bool) -> None:

@@ -93,11 +93,11 @@ def _geometry(header: Fields, assume: Assume) -> Geometry:
         raise BadInput(header.what, "its spacing is not in mm", "convert it to mm")
     if "space" not in header and "space directions" not in header:
         direction = assumed_direction(header.what, assume)
-        return believable(header.what, shape_zyx, direction, header.numbers("spacings"), (0, 0, 0))
+        return believable(header.what, shape_zyx, direction, header.numbers("spacings"), (0, 0, 0), assume)
     to_lps = np.array(header.choice("space", _TO_LPS))
     axes = _vectors(header, "space directions", 3)
     origin = _vectors(header, "space origin", 1)
-    return believable_steps(header.what, shape_zyx, axes.T * to_lps[:, None], origin[0] * to_lps)
+    return believable_steps(header.what, shape_zyx, axes.T * to_lps[:, None], origin[0] * to_lps, assume)
 
 
 def _vectors(header: Fields, name: str, count: int) -> np.ndarray:
