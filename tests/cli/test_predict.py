@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from covidseg.config.paths import ROOT
 from covidseg.inference.batch import LOCK, Predictor
 from covidseg.inference.quantify import NOTICE
 from covidseg.inference.segmenter import load
@@ -517,3 +519,36 @@ def test_one_bad_scan_never_stops_a_batch(predict, run, write_scan, tmp_path):
     assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["good"]
     (failure,) = _rows(tmp_path / "out/failures.csv")
     assert failure["case"] == "a" and "same id" in failure["error"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_k12_a_name_that_the_terminal_cannot_print_ends_no_batch(run, write_scan, tmp_path, encoding):
+    names = ("josé", "肺", "plain")
+    for name in names:
+        write_scan(tmp_path / "in" / f"{name}.nii.gz")
+    write_scan(tmp_path / "in" / "肺.nrrd")  # refused, which is printed, too
+    command = [sys.executable, str(ROOT / "src/predict.py"), f"run={run}", "input=in", "output=out"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 2 and b"Traceback" not in done.stderr, done.stderr
+    assert b"1 of 3 scans were refused" in done.stderr and b"\\u80ba" in done.stdout
+    assert [row["case"] for row in _rows(tmp_path / "out/quantities.csv")] == ["josé", "plain"]
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(predict, run, write_scan, tmp_path, monkeypatch):
+    """No shell expands it behind an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_scan(tmp_path / "home/in/scan.nii.gz")
+    status, _, err = predict(run=run, input="~/in", output="~/masks")
+    assert status == 0, err
+    assert (tmp_path / "home/masks/scan_lesion.nii.gz").is_file() and not (tmp_path / "~").exists()
+
+
+def test_a_comma_in_a_path_is_told_how_to_be_written(predict, run, write_scan, tmp_path):
+    write_scan(tmp_path / "a,b/scan.nii.gz")
+    status, _, err = predict(run=run, input="a,b/scan.nii.gz", output="out")
+    assert status == 2
+    (remedy,) = re.findall(r"in quotes: '(input=[^']+)'", err)
+    key, _, value = remedy.partition("=")
+    status, _, err = predict(**{"run": run, key: value, "output": "out"})
+    assert status == 0, err

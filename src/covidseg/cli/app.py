@@ -23,12 +23,14 @@ from covidseg.cli.help import own_help
 from covidseg.config.choices import did_you_mean
 from covidseg.config.options import instead, refuse_unknown
 from covidseg.config.paths import CONF, EXPERIMENTS
-from covidseg.config.plain import load_yaml
+from covidseg.config.plain import expand_home, load_yaml
 from covidseg.system.errors import BadInput, CovidSegError
 from covidseg.system.faults import DISK_FAULTS
 from covidseg.system.scrub import secret_option, without_secrets
+from covidseg.system.terminal import print_anything
 
 BAD_INPUT, ENVIRONMENT, STOPPED = 2, 3, 130
+_HOME = re.compile(r"^([^=~]+=)~(?=/|$)")  # of key=~/path, whose ~ Hydra's grammar refuses and no shell expands
 
 
 def application(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -39,14 +41,17 @@ def application(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         def job(cfg: DictConfig) -> Any:
             with one_line_errors(cfg.get("debug", False)):
                 refuse_unknown(cfg, config_name)
+                expand_home(cfg)
                 return task(cfg)
 
         @functools.wraps(task)
         def program() -> None:
+            print_anything()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exception instead of printing it
             # Before torch loads OpenMP: threads that spin while they wait made a step 9 times slower on busy cores.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             debug = "debug=true" in (argument.lower() for argument in sys.argv)
+            sys.argv[1:] = [_HOME.sub(lambda option: option[1] + os.path.expanduser("~"), one) for one in sys.argv[1:]]
             # argparse, below Hydra, refuses a flag that stands among the overrides
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             if {"--help", "-h"} & set(sys.argv) and (told := own_help(config_name, _example(task))):
@@ -122,7 +127,9 @@ def _explain(error: Exception, config_name: str | None) -> str:
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]}: has no value -> give it on the command line: {missing[1]}=..."
     if several := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{several[1]}: are several values -> -m runs each of them; a list stands in brackets, a text in quotes"
+        option, _, value = several[1].partition("=")
+        quoted = f"a list stands in brackets, a text in quotes: '{option}=\"{value}\"'"
+        return f"{several[1]}: are several values -> -m runs each of them; {quoted}"
     if "raised while composing config" in text and "launcher" in text:
         return "hydra/launcher: cannot be chosen by itself -> launcher=pool or launcher=slurm"
     return _wrong_value(text) or f"configuration: {text.splitlines()[0]} -> --help shows the options"

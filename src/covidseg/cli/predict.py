@@ -33,13 +33,11 @@ def main(cfg: DictConfig) -> None:
         option = next((name for name in ("input", "output") if cfg[name] is None), "run")
         raise BadInput(option, "is empty", f"{option}=<{'run folder' if option == 'run' else 'path'}>")
     overwrite, recursive = switch(cfg, "overwrite"), switch(cfg.reading, "recursive", "reading.recursive")
-    given = Path(str(cfg.input)).expanduser()
+    given = Path(str(cfg.input))
     sources = find_scans(given, recursive, reading.get("series"))
     inference = inference_options(cfg.inference)
     segmenters = [load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs]
-    predictor = Predictor(
-        segmenters, Path(str(cfg.output)).expanduser(), cfg.extension, cfg.consolidation_hu, overwrite, reading
-    )
+    predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading)
     predictor.check(sources, given)
     if passed_over := _passed_over(sources, recursive):
         console.print(passed_over)

@@ -1,10 +1,22 @@
 """Progress that a terminal shows, and a log file does not."""
 
+import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
+
+
+def print_anything() -> None:
+    """Let no name end a command because a terminal cannot show its letters: they are escaped there.
+
+    An ASCII or Latin-1 locale, as on many servers, refuses `José` in a print; a batch has other scans to do.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a notebook or a test puts in its place
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -70,8 +70,8 @@ def believable(
 ) -> Geometry:
     """The geometry of a direction (3, 3) in LPS, spacing and origin in mm, or `BadInput`.
 
-    Spacing as above, at most one metre across unless vouched for. Axes are at right angles and of unit length but for rounding: those that
-    are, to the tolerance at the corners, take their place.
+    Spacing as above, at most one metre across unless vouched for. Axes are at right angles and of unit length but for
+    rounding: those that are, to the tolerance at the corners, take their place.
     """
     direction, origin = np.asarray(direction, float), np.asarray(origin_xyz, float)
     if not (np.isfinite(direction).all() and np.isfinite(origin).all()):
