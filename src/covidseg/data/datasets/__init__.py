@@ -31,10 +31,10 @@ _RESERVED = ("dataset.json", "splits.json", "failures.csv")  # names a prepared 
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask file and what its values mean: file value -> stored label. Others are refused, 0 is background."""
+    """A mask file and what is in it: file value, or name of a segment -> stored label. Others are refused."""
 
     path: Path
-    labels: Mapping[int, int]
+    labels: Mapping[int | str, int]
     mapped_by: str = ""  # the override that gives a further VALUE its meaning, if there is one
 
 
@@ -160,12 +160,21 @@ def case_id(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:100].strip("_") + f"-{digest}"
 
 
-def label_map(names: Mapping[Any, str], option: str) -> dict[int, int]:
-    """{file value: "lung" | "lesion"} of the configuration as {file value: stored label}."""
+def label_map(names: Mapping[Any, str], option: str) -> dict[int | str, int]:
+    """{file value, or name of a segment: "lung" | "lesion" | "background"} of the configuration -> stored labels."""
+    meanings = {"background": 0, **LABELS}
     try:
-        return {int(value): LABELS[str(name)] for value, name in names.items()}
+        return {_value(value): meanings[str(name)] for value, name in names.items()}
     except (KeyError, ValueError):
         raise BadInput(option, f"{dict(names)} is not value: lung|lesion", "for example {1: lung, 2: lesion}") from None
+
+
+def _value(key: Any) -> int | str:
+    """A number as YAML or a command line gives it, or a segment's name."""
+    try:
+        return int(key)
+    except (TypeError, ValueError):
+        return str(key)
 
 
 def assumed(given: Mapping[str, Any] | None) -> dict[str, Any]:

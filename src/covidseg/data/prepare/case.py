@@ -107,7 +107,7 @@ def _merge_masks(source: Source, geometry: Geometry) -> tuple[np.ndarray, int, l
         notes += seen
         np.maximum(merged, labels, out=merged)
         lung_voxels += int(np.count_nonzero(labels == LABELS["lung"]))
-        if set(mask.labels.values()) == {LABELS["lung"]}:
+        if set(mask.labels.values()) - {0} == {LABELS["lung"]}:
             lungs = labels > 0
     lesion = merged == LABELS["lesion"]
     if lungs is not None and lesion.any():

@@ -235,7 +235,9 @@ def _request(options: Mapping[str, Any], code: str, source: Source, hashes: Mapp
         "format": FORMAT,
         "who": [source.id, source.patient, source.site, list(source.notes)],
         "image": [hashes.get(path) for path in parts(source.image)],
-        "masks": [[[hashes.get(path) for path in parts(m.path)], sorted(m.labels.items())] for m in source.masks],
+        "masks": [
+            [[hashes.get(path) for path in parts(m.path)], sorted(m.labels.items(), key=str)] for m in source.masks
+        ],
         "assume": dict(source.assume or {}),
         **({"series": source.series} if source.series else {}),
         "spacing_zyx": spacing,

@@ -38,15 +38,35 @@ _VECTOR = re.compile(r"\(([^()]*)\)")
 
 def read(path: Path, assume: Assume) -> Volume:
     """The volume in a .nrrd or .nhdr file; `BadInput` when a byte, a size or a place in it cannot be right."""
+    volume = read_layers(path, assume, most=0)
+    return Volume(volume.stored[..., 0], volume.geometry)
+
+
+def read_layers(path: Path, assume: Assume, most: int = 64) -> Volume:
+    """As `read`, with a last axis of layers: that of a file with four axes of which the first is a list, or one.
+
+    `most`: so many layers there may be; 0 refuses that axis.
+    """
     what = shown(path)
     with opened(path) as stream:
         header = read_header(path, stream)
-        geometry = _geometry(header, assume)
+        layers = _layers(header, most)
+        geometry = _geometry(header, assume, has_layers=layers is not None)
         dtype = _dtype(header)
         with voxel_file(path, stream, data_file(header)) as voxels:
             compression = header.choice("encoding", _ENCODINGS)
-            stored = Payload(voxels, what, compression).last_array(geometry.shape_zyx, dtype)
+            stored = Payload(voxels, what, compression).last_array((*geometry.shape_zyx, layers or 1), dtype)
     return Volume(stored, geometry)
+
+
+def _layers(header: Fields, most: int) -> int | None:
+    """The length of the first of four axes, where it is a list; None where there are three."""
+    sizes = header.sizes("sizes")
+    if not most or header.sizes("dimension") != [4] or len(sizes) != 4:
+        return None
+    if header.text("kinds", default="").split()[:1] != ["list"] or not 1 <= sizes[0] <= most:
+        raise BadInput(header.what, "its first axis is no list of layers", "save the segmentation again")
+    return sizes[0]
 
 
 def read_header(path: Path, stream: BinaryIO) -> Fields:
@@ -60,7 +80,11 @@ def read_header(path: Path, stream: BinaryIO) -> Fields:
     for number, line in enumerate(rows, start=2):
         if not line:
             return header
-        if line.startswith("#") or ":=" in line:  # a comment, or a key of somebody's own
+        if line.startswith("#"):
+            continue
+        if ":=" in line:
+            key, _, value = line.partition(":=")
+            header.keys[key] = value.strip()
             continue
         name, colon, value = line.partition(":")
         if not colon:
@@ -85,9 +109,10 @@ def _dtype(header: Fields) -> np.dtype:
     return dtype.newbyteorder(header.choice("endian", _ENDIAN))
 
 
-def _geometry(header: Fields, assume: Assume) -> Geometry:
-    shape_zyx = require_shape(header.what, header.sizes("sizes"))
-    if header.sizes("dimension") != [3] or len(header.sizes("sizes")) != 3:
+def _geometry(header: Fields, assume: Assume, has_layers: bool = False) -> Geometry:
+    sizes = header.sizes("sizes")[has_layers:]
+    shape_zyx = require_shape(header.what, sizes)
+    if header.sizes("dimension") != [3 + has_layers] or len(sizes) != 3:
         raise BadInput(header.what, "needs one 3-D scalar volume", "export a single volume")
     if set(re.findall(r'"([^"]*)"', header.text("space units", "units", default=""))) - {"mm", ""}:
         raise BadInput(header.what, "its spacing is not in mm", "convert it to mm")

@@ -21,6 +21,7 @@ class Fields:
     def __init__(self, what: str):
         self.what = what
         self._fields: dict[str, str] = {}
+        self.keys: dict[str, str] = {}  # what a program adds for itself, in NRRD `key:=value`
 
     def add(self, name: str, value: str) -> None:
         """Keep a field; one that comes twice is refused, because readers differ on which one counts."""

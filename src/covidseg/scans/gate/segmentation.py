@@ -1,0 +1,79 @@
+"""3D Slicer's segmentations (.seg.nrrd): named segments, each a value in one of several layers of one file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from covidseg.scans.gate import nrrd
+from covidseg.scans.gate.assume import Assume
+from covidseg.scans.gate.grids import Volume
+from covidseg.scans.gate.names import opened, printable, shown
+from covidseg.system.errors import BadInput
+
+_KEY = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What the header says of one segment."""
+
+    name: str
+    value: int
+    layer: int
+
+
+def read(path: Path, assume: Assume, labels: Mapping[int | str, int], mapped_by: str) -> Volume:
+    """The label map that the segments of a file make by `labels`; a plain NRRD's values where it names no segment.
+
+    `labels`: segment name, case apart, -> label. Without a name in it, the one segment of a file is what all values of
+    `labels` mean; several are refused, for their values follow the order in which they were drawn. Where segments
+    overlap, the higher label counts. `mapped_by`: the override that gives a name a meaning, for the remedy.
+    """
+    what = shown(path)
+    volume = nrrd.read_layers(path, assume)
+    with opened(path) as stream:
+        segments = _segments(what, nrrd.read_header(path, stream).keys)
+    if not segments:
+        if volume.stored.shape[-1] != 1:
+            raise BadInput(what, "has layers and names no segment", "save the segmentation again")
+        return Volume(volume.stored[..., 0], volume.geometry)
+    meaning = _meanings(what, segments, labels, mapped_by)
+    mapped = np.zeros(volume.geometry.shape_zyx, np.uint8)
+    for segment, label in zip(segments, meaning, strict=True):
+        if not 0 <= segment.layer < volume.stored.shape[-1]:
+            raise BadInput(what, f"has no layer {segment.layer}", "save the segmentation again")
+        here = volume.stored[..., segment.layer] == segment.value
+        mapped[here & (mapped < label)] = label
+    names = ", ".join(segment.name for segment in segments)
+    return Volume(mapped, volume.geometry, notes=[f"segments: {names}"])
+
+
+def _segments(what: str, keys: Mapping[str, str]) -> list[Segment]:
+    found: dict[int, dict[str, str]] = {}
+    for key, value in keys.items():
+        if match := _KEY.fullmatch(key):
+            found.setdefault(int(match[1]), {})[match[2]] = value
+    try:
+        return [
+            Segment(printable(own.get("Name", f"Segment{number}")), int(own["LabelValue"]), int(own.get("Layer", 0)))
+            for number, own in sorted(found.items())
+        ]
+    except (KeyError, ValueError):
+        raise BadInput(what, "a segment of its header has no whole LabelValue", "save the segmentation again") from None
+
+
+def _meanings(what: str, segments: list[Segment], labels: Mapping[int | str, int], mapped_by: str) -> list[int]:
+    """The label of each segment."""
+    by_name = {name.casefold(): label for name, label in labels.items() if isinstance(name, str)}
+    unknown = [segment.name for segment in segments if segment.name.casefold() not in by_name]
+    if not unknown:
+        return [by_name[segment.name.casefold()] for segment in segments]
+    meant = {label for name, label in labels.items() if not isinstance(name, str) and label}
+    if len(segments) == 1 and len(meant) == 1 and not by_name:
+        return list(meant)
+    say = f"say what each is: {mapped_by.replace('VALUE', unknown[0])}, or background" if mapped_by else "name them"
+    listed = ", ".join(segment.name for segment in segments)
+    raise BadInput(what, f"holds the segments {listed}, and {unknown[0]} has no meaning", say)
