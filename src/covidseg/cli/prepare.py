@@ -1,5 +1,6 @@
 """`python src/prepare.py`: raw scans and masks -> checked, prepared cases, with a table of what was found."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -15,6 +16,7 @@ from covidseg.cli.predict import switch
 from covidseg.data.prepare import run as preparation
 from covidseg.data.prepare.folder import reason
 from covidseg.data.prepare.run import Outcome
+from covidseg.data.store import PreparedDataset, whole_ml
 from covidseg.scans.gate.names import printable
 from covidseg.system.errors import Interrupted
 
@@ -32,8 +34,20 @@ def main(cfg: DictConfig) -> None:
             outcome = preparation.run(options, Path(cfg.paths.data))
     except KeyboardInterrupt as error:
         raise Interrupted("prepare", "stopped", "the same command goes on with what is missing", SIGINT) from error
-    show(outcome, Console())
+    console = Console()
+    show(outcome, console)
+    if outcome.dataset and switch(cfg, "contact_sheet"):
+        draw(outcome.dataset, options["window"], console)
     outcome.complain(options["allow_refused"])
+
+
+def draw(dataset: PreparedDataset, window: Sequence[float], console: Console) -> None:
+    """Write the contact sheets into the prepared folder, and say where they are."""
+    from covidseg.figures.sheets import contact_sheets  # matplotlib
+
+    sheets = contact_sheets(list(dataset.cases.values()), window, dataset.folder)
+    names = ", ".join(sheet.name for sheet in sheets)
+    console.print(f"look at {names} in {dataset.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -75,7 +89,7 @@ def case_table(outcome: Outcome) -> Table:
                 "lesion ml": _ml(info, "lesion"),
             }
         )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)  # 80 columns hold a name of twenty letters
     names = [name for name in (lines[0] if lines else ()) if any(line[name] for line in lines)]
     for name in names:
         right, text = name.endswith(("ml", "x")), name in ("case", "patient", "site")
@@ -96,10 +110,10 @@ def split_sizes(outcome: Outcome) -> str:
 
 
 def _ml(info: dict[str, Any], name: str) -> str:
-    """Volume of a structure, the lung being lesion-free lung and lesion together; "-" where it is not annotated."""
-    if name not in info["volume_ml"]:
+    """Volume of a structure; "-" where it is not annotated."""
+    whole = whole_ml(info, name)
+    if whole is None:
         return "-"
-    whole = info["volume_ml"][name] + (info["volume_ml"].get("lesion", 0) if name == "lung" else 0)
     return f"{whole:.0f}" if whole >= 10 else f"{whole:.1f}"
 
 

@@ -203,6 +203,14 @@ class PreparedDataset:
         return replace(found, train=kept, validation=list(held_out[fold]))
 
 
+def whole_ml(info: Mapping[str, Any], name: str) -> float | None:
+    """ml of a structure by a case's case.json, the lung with the lesions in it; None where it is not annotated."""
+    volumes = info["volume_ml"]
+    if name not in volumes:
+        return None
+    return volumes[name] + (volumes.get("lesion", 0) if name == "lung" else 0)
+
+
 def _require_grid(info: Mapping[str, Any]) -> None:
     """Raise `ValueError` where the grid of a case contradicts itself, or its coordinates lie outside it."""
     grid = Grid.from_dict(info["grid"])
