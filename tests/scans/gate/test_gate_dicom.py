@@ -330,6 +330,16 @@ def test_d09_truncated_at_any_byte_of_any_file(data, index, make, refused):
         assert f"IM{index:04d}.dcm" in refused(series, "unreadable|empty|lacks")
 
 
+def test_two_scans_with_an_offset_between_them_are_not_missing_slices(tmp_path, make, refused):
+    def move(i, ds):
+        if i >= 5:
+            x, y, z = map(float, ds.ImagePositionPatient)
+            ds.ImagePositionPatient = [x, y, z + 1.5]
+
+    line = refused(make.dicom(tmp_path / "series", make.ct(SHAPE), edit=move), "no whole number of them is missing")
+    assert "slices lie 2.5 mm apart, but 4 mm after position" in line
+
+
 def test_d09_foreign_content_under_a_dicom_name(tmp_path, make, refused):
     folder = make.dicom(tmp_path / "series", make.ct(SHAPE))
     (folder / "IM0099").write_bytes(b"not dicom" * 100)

@@ -530,3 +530,13 @@ def test_hrct_with_gaps_and_the_whole_body_can_be_vouched_for(spacing_xyz, shape
     assert read_mask(tmp_path / "mask.nii.gz", scan.geometry)[0].all()
     huge = make.nifti(tmp_path / "huge.nii", make.ct(SMALL), make.geometry(SMALL, spacing_xyz=(0.8, 0.9, 60.0)))
     refused(huge, "60 mm", assume={"size": True})
+
+
+def test_an_sform_of_zeros_says_nothing(tmp_path, make, refused):
+    """Some writers set the code and leave the numbers: the qform counts then, or nothing does."""
+    zeros = (SROW, "<12f", *[0.0] * 12)
+    with_qform = make.nifti(tmp_path / "qform.nii", make.ct(SMALL), patch=[zeros])
+    assert read_scan(with_qform).geometry.displacement_mm(make.geometry(SMALL)) < 1e-3
+    path = make.nifti(tmp_path / "none.nii", make.ct(SMALL), patch=[zeros, (QFORM_CODE, "<h", 0)])
+    assert "reading.assume.orientation=LPS" in refused(path, "nothing about orientation")
+    assert read_scan(path, assume={"orientation": "LPS"}).voxels.shape == SMALL

@@ -10,6 +10,7 @@ from covidseg.system.errors import BadInput
 
 _SAME_PLACE_MM = 0.01
 _STEP_TOLERANCE = (0.1, 0.01)  # mm, and share of a step: the larger counts
+_WHOLE = 0.1  # of a slice: what a gap may be off a whole number of missing ones
 _DRIFT_PIXELS = 0.1
 _HEADER_TOLERANCE = 1e-4  # between the headers of one series: sizes, spacing in mm, cosines
 _COSINE_TOLERANCE = 1e-3  # what rounding in text leaves of a unit vector
@@ -92,9 +93,14 @@ def _step(what: str, along: np.ndarray, first: DicomFile) -> tuple[float, list[s
     off = np.abs(along - (along[0] + mean * np.arange(len(along)))).max()
     if off > max(_STEP_TOLERANCE[0], _STEP_TOLERANCE[1] * median):
         wide = np.flatnonzero(steps > 1.5 * median)
-        if wide.size:
+        missing = steps[wide] / median - 1
+        if wide.size and np.abs(missing - np.rint(missing)).max() <= _WHOLE:
             listed = ", ".join(f"{steps[i] / median - 1:.0f} after position {along[i]:g} mm" for i in wide[:5])
             raise BadInput(what, f"slices are missing: {listed}", "copy or export the whole series again")
+        if wide.size:
+            listed = ", ".join(f"{steps[i]:.4g} mm after position {along[i]:g} mm" for i in wide[:5])
+            wrong = f"slices lie {median:.4g} mm apart, but {listed}: no whole number of them is missing there"
+            raise BadInput(what, wrong, "are these two scans in one series? export each by itself")
         raise BadInput(what, f"slices lie {steps.min():.4g} to {steps.max():.4g} mm apart", "export one regular series")
     return float(mean), []
 

@@ -128,8 +128,8 @@ class _Header:
                 self.what, f"qform_code {qform_code}, sform_code {sform_code} mean nothing", "convert it again"
             )
         found = []
-        if sform_code > 0:
-            sform = np.reshape(self._get("12f", 280), (3, 4))
+        sform = np.reshape(self._get("12f", 280), (3, 4))
+        if sform_code > 0 and sform[:, :3].any():  # all zeros say nothing, whatever the code says of them
             norms = np.linalg.norm(sform[:, :3], axis=0)
             found.append(("sform", sform))
             if np.isfinite(sform).all() and norms.all():  # else the first is refused anyway
