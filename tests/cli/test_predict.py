@@ -60,10 +60,10 @@ def make_dicom():
     """`make_dicom(folder, uids)`: a chest in a folder, once in thick slices and once in thin ones."""
     from volumes import Make, small_chest
 
-    def make(folder, uids):
+    def make(folder, uids, thicknesses=(8.0, 4.0)):
         folder.mkdir(parents=True)
         hu, _ = small_chest(0)
-        for uid, thickness in zip(uids, (8.0, 4.0), strict=True):
+        for uid, thickness in zip(uids, thicknesses, strict=True):
             grid = Make.geometry(hu.shape, spacing_xyz=(9.0, 9.0, thickness))
             Make.dicom(folder, hu, grid, uid=uid, name=f"S{uid[-1]}_{{:04d}}.dcm")
 
@@ -552,3 +552,15 @@ def test_a_comma_in_a_path_is_told_how_to_be_written(predict, run, write_scan, t
     key, _, value = remedy.partition("=")
     status, _, err = predict(**{"run": run, key: value, "output": "out"})
     assert status == 0, err
+
+
+def test_masks_do_not_go_into_an_export_that_is_searched_through(predict, run, make_dicom, tmp_path):
+    """Beside a DICOMDIR every folder is searched: the masks would be scans the next time."""
+    make_dicom(tmp_path / "export/PAT1/SER1", uids=("1.2.1",), thicknesses=(8.0,))
+    (tmp_path / "export/DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    status, _, err = predict(run=run, input=tmp_path / "export", output=tmp_path / "export/masks")
+    assert status == 2 and "searched for scans" in err and not (tmp_path / "export/masks").exists()
+    status, _, err = predict(run=run, input=tmp_path / "export", output=tmp_path / "masks")
+    assert status == 0, err
+    (row,) = _rows(tmp_path / "masks/quantities.csv")
+    assert (row["case"], row["source"]) == ("SER1", "PAT1/SER1")

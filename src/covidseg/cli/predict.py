@@ -38,8 +38,8 @@ def main(cfg: DictConfig) -> None:
     inference = inference_options(cfg.inference)
     segmenters = [load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs]
     predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading)
-    predictor.check(sources, given)
-    if passed_over := _passed_over(sources, recursive):
+    predictor.check(sources, given, sources.deep)
+    if passed_over := _passed_over(sources):
         console.print(passed_over)
 
     done, failures = [], {}
@@ -110,11 +110,11 @@ def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None
         yield update
 
 
-def _passed_over(sources: Any, recursive: bool) -> str:
+def _passed_over(sources: Any) -> str:
     """What stood at `input` and is no scan, in one line; empty where there was nothing else."""
     counts = ((sources.ignored, "other file"), (sources.passed_over, "folder"))
     parts = [f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count]
-    deeper = " (reading.recursive=true searches deeper)" if sources.passed_over and not recursive else ""
+    deeper = " (reading.recursive=true searches deeper)" if sources.passed_over and not sources.deep else ""
     return f"{' and '.join(parts)} passed over{deeper}" if parts else ""
 
 

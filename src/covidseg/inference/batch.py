@@ -97,14 +97,15 @@ class Predictor:
         if self.output.is_dir():
             sweep_temporaries(self.output)
 
-    def check(self, sources: Iterable[ScanSource], given: Path | None = None) -> None:
+    def check(self, sources: Iterable[ScanSource], given: Path | None = None, deep: bool = False) -> None:
         """Raise `BadInput`, before any work, where an output would overwrite a scan or leave the folder.
 
-        `given`: where the scans were found. Masks in there would be taken for scans when the same command goes on.
+        `given`: where the scans were found, `deep`: in its sub-folders, too. Masks in there would be taken for scans
+        when the same command goes on.
         """
         sources, output = list(sources), self.output.resolve()
         if given is not None and given.is_dir():
-            within = output.is_relative_to(given.resolve()) and self.reading.get("recursive", False)
+            within = deep and output.is_relative_to(given.resolve())
             if within or output == given.resolve():
                 wrong = "is the folder of the scans" if not within else "lies in the folder that is searched for scans"
                 raise BadInput(f"output={self.output.name}", wrong, "choose a folder beside it for the masks")

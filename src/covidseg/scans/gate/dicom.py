@@ -65,7 +65,8 @@ def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> V
 def series_in(folder: Path, recursive: bool) -> list[str]:
     """The UIDs of the CT series in a folder, the one that `thinnest` chooses first."""
     files, _ = _collect(folder, recursive)
-    return sorted(series := _by_uid(files), key=lambda uid: _thinness(series[uid]))
+    series = _by_uid(files)
+    return sorted(series, key=lambda uid: _thinness(series[uid]))
 
 
 def _collect(folder: Path, recursive: bool) -> tuple[list[DicomFile], Counter]:

@@ -32,11 +32,12 @@ class ScanSource:
 class ScanSources(list[ScanSource]):
     """Scans in order of their names; `ignored` counts hidden files and files of other kinds that stood among them.
 
-    `passed_over` counts the sub-folders that hold no DICOM slices and were not searched.
+    `passed_over` counts the sub-folders that hold no DICOM slices and were not searched; `deep`: all were.
     """
 
     ignored: int = 0
     passed_over: int = 0
+    deep: bool = False
 
 
 def find(path: Path | str, recursive: bool, every_series: bool = False) -> ScanSources:
@@ -50,13 +51,13 @@ def find(path: Path | str, recursive: bool, every_series: bool = False) -> ScanS
             raise BadInput(shown(path), "has no extension of a volume", "give the folder that holds the DICOM slices")
         found.append(_source(path))
         return found
-    recursive = recursive or any(entry.name.lower() == DICOMDIR for entry in listing(path))
-    sources = _named(list(_search(path, recursive, found)), path)
+    found.deep = recursive or any(entry.name.lower() == DICOMDIR for entry in listing(path))
+    sources = _named(list(_search(path, found.deep, found)), path)
     found.extend(_split(sources, recursive) if every_series else sources)
     if not found:
         wrong = f"holds no scan ({found.ignored} other files)"
         deeper = "search deeper with reading.recursive=true"
-        remedy = deeper if found.passed_over and not recursive else "give the folder that holds the scans"
+        remedy = deeper if found.passed_over and not found.deep else "give the folder that holds the scans"
         raise BadInput(shown(path.absolute()), wrong, remedy)
     return found
 
