@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -10,12 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from covidseg.cli.app import application
 from covidseg.config.plain import as_dict
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
-from covidseg.system.terminal import shown
+from covidseg.system.terminal import window_progress
 
 
 @application("predict")
@@ -92,22 +91,6 @@ def switch(config: DictConfig, key: str, option: str = "") -> bool:
         wrong = "is neither true nor false"
         raise BadInput(f"{option or key}={config[key]}", wrong, f"{option or key}=true or {option or key}=false")
     return config[key]
-
-
-@contextmanager
-def window_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar of the windows of one scan, while a terminal watches."""
-    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-    tasks: dict[str, TaskID] = {}
-
-    def update(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done)
-
-    with shown(bars):
-        yield update
 
 
 def _passed_over(sources: Any) -> str:

@@ -14,7 +14,8 @@ from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.files import atomic_path, sweep_temporaries, write_csv
 from covidseg.system.locks import locked
-from covidseg.system.workers import default_workers, map_unordered, show_progress
+from covidseg.system.terminal import show_progress
+from covidseg.system.workers import default_workers, map_unordered
 
 SMALLEST = (34, 48, 48)  # voxels over a large patient, none wider than 10 mm
 log = logging.getLogger(__name__)

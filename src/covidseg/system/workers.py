@@ -15,9 +15,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from covidseg.system.errors import CovidSegError, EnvironmentFault
 
 log = logging.getLogger(__name__)
@@ -69,16 +66,6 @@ def map_unordered(
         stop.set()
         for thread in threads:
             thread.join()
-
-
-def show_progress(results: Iterator[Any], total: int, title: str) -> Iterator[Any]:
-    """Pass `results` on under a progress bar with the time left, on a terminal; elsewhere one line says what begins."""
-    console = Console(stderr=True)
-    if total and console.is_terminal:
-        return iter(track(results, title, total, console=console))
-    if total:
-        log.info("%s: %d", title, total)
-    return results
 
 
 def _feed_worker(

@@ -26,7 +26,8 @@ from covidseg.scans.geometry import triple
 from covidseg.system.digests import code_digest, digest
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 from covidseg.system.faults import DISK_FAULTS
-from covidseg.system.workers import default_workers, map_unordered, show_progress
+from covidseg.system.terminal import show_progress
+from covidseg.system.workers import default_workers, map_unordered
 
 _PACKAGE = Path(__file__).parents[2]
 _CODE = [  # what decides a case's voxels
