@@ -144,6 +144,35 @@ def test_a_signal_lets_the_runs_save_and_the_next_sweep_goes_on(bench):
     assert states(again) == [State.DONE] * 3
 
 
+@pytest.mark.parametrize("pair", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
+def test_k6_two_signals_at_once_are_one_request(bench, pair):
+    """What `timeout`, systemd and make send: the runs have their time to save, and are not killed."""
+    rows = [bench.row("a", steps=1000)]
+
+    def send(*_):
+        for signum in pair:
+            os.kill(os.getpid(), signum)
+            time.sleep(0.01)
+
+    signal.signal(signal.SIGALRM, send)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    with pytest.raises(Interrupted) as stopped:
+        bench.run(rows, grace=60)
+    assert stopped.value.exit_code == 128 + pair[0]
+    assert states(rows) == [State.INTERRUPTED] and rows[0].reason == "saved its state; resumes the next time"
+
+
+def test_a_second_ctrl_c_ends_a_deaf_run_at_once(bench):
+    rows = [bench.row("a", steps=1000, mode="deaf")]
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 0.7)
+    start = time.monotonic()
+    with pytest.raises(Interrupted):
+        bench.run(rows, grace=60)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert time.monotonic() - start < 10
+
+
 def test_a_run_deaf_to_the_signal_is_killed_after_the_grace_time(bench):
     rows = [bench.row("a", steps=1000, mode="deaf")]
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))

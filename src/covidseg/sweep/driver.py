@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
 from covidseg.runs.folder import UNSCORED
@@ -14,6 +15,7 @@ from covidseg.system.errors import CovidSegError, Interrupted
 from covidseg.system.files import write_json
 
 _POLL = 0.2  # seconds
+_ONE_REQUEST_SECONDS = 2.0
 _LOOK_ELSEWHERE = 3.0  # seconds between looks at the lock of a run that another process holds
 _INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)}
 
@@ -36,8 +38,8 @@ class Executor(Protocol):
 def drive(rows: Sequence[Row], executor: Executor, ledger: Ledger, view: View, grace_seconds: float) -> None:
     """Run every waiting row; on return each row's state says what became of it.
 
-    Raises Interrupted after a SIGINT, SIGTERM or SIGHUP, when all runs have saved their state and ended. A second
-    signal, or `grace_seconds`, ends those that have not.
+    Raises Interrupted after a SIGINT, SIGTERM or SIGHUP, when all runs have saved their state and ended. A second one,
+    or `grace_seconds`, ends those that have not.
     """
     with _signals() as caught, view:
         looked = stopping = 0.0
@@ -127,10 +129,22 @@ def _cut_short(status: int | None) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals that asked this process to end, as they came; one that is ignored (nohup) stays so."""
+    """The signals that asked this process to end, as they came; one that is ignored (nohup) stays so.
+
+    What comes within two seconds of the first is the same request: `timeout`, make and systemd send two at once. A
+    second Ctrl-C is a person's, and always counts.
+    """
     caught: list[int] = []
+    first = 0.0
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal first
+        first = first or time.monotonic()
+        if not caught or signum == signal.SIGINT or time.monotonic() - first > _ONE_REQUEST_SECONDS:
+            caught.append(signum)
+
     wanted = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, lambda signum, frame: caught.append(signum)) for s in wanted}
+    before = {s: signal.signal(s, note) for s in wanted}
     try:
         yield caught
     finally:
