@@ -147,7 +147,7 @@ def test_a_signal_lets_the_runs_save_and_the_next_sweep_goes_on(bench):
 @pytest.mark.parametrize("pair", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
 def test_k6_two_signals_at_once_are_one_request(bench, pair):
     """What `timeout`, systemd and make send: the runs have their time to save, and are not killed."""
-    rows = [bench.row("a", steps=1000)]
+    rows = [bench.row("a", steps=1000, pause=1.5)]  # it takes that long to save
 
     def send(*_):
         for signum in pair:
