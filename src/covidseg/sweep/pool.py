@@ -1,14 +1,18 @@
 """Runs as child processes on the devices of this machine, each on the next that are free."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from covidseg.sweep.child import Child, environment, program
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import Devices
 from covidseg.system.errors import BadInput
+
+_DRIVER_LIST = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 
 
 class LocalPool:
@@ -90,14 +94,15 @@ class LocalPool:
 def find_devices(devices: object, slots: object, on_cpu: bool) -> tuple[list[str], bool]:
     """The pool's device ids, and whether they are GPUs.
 
-    `devices`: what GPUS= holds ("0,1,5", or "auto" for all that this process may see). `slots`: runs at a time on a
+    `devices`: what GPUS= holds: "0,1,5", "0-5", or "auto" or "all" for all that this process may see. Numbers count
+    within CUDA_VISIBLE_DEVICES, where that is set, as they do in any program. `slots`: runs at a time on a
     CPU, "auto" for one per core and 8 GiB of memory. `on_cpu`: the runs' trainer wants no GPU.
     """
     ids = _listed(devices)
     if ids and not on_cpu:
         if len(set(ids)) < len(ids):
             raise BadInput("GPUS", f"{','.join(ids)} names a device twice", "name each once")
-        return ids, True
+        return _within(ids, os.environ.get("CUDA_VISIBLE_DEVICES")), True
     found = [] if on_cpu else _visible_gpus()
     if found:
         return found, True
@@ -114,17 +119,61 @@ def _cpu_slots() -> int:
 
 
 def _listed(asked: Any) -> list[str]:
-    if asked in ("auto", "", None):
+    """The devices of GPUS= one by one: numbers, ranges, or names as `nvidia-smi -L` prints them (GPU-..., MIG-...)."""
+    if asked in ("auto", "all", "", None):
         return []
-    if isinstance(asked, int):
-        return [str(asked)]
-    parts = asked.split(",") if isinstance(asked, str) else asked
-    return [str(part).strip() for part in parts if str(part).strip()]
+    parts = asked.split(",") if isinstance(asked, str) else [asked] if isinstance(asked, int) else asked
+    ids: list[str] = []
+    for part in filter(None, (str(part).strip() for part in parts)):
+        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        if span and int(span[1]) <= int(span[2]):
+            ids += map(str, range(int(span[1]), int(span[2]) + 1))
+        elif part.isdecimal():
+            ids.append(str(int(part)))
+        elif part.startswith(("GPU-", "MIG-")):
+            ids.append(part)
+        else:
+            raise BadInput(
+                f"GPUS={asked}", f"{part} is no device", "numbers and ranges, as 0,2-5; all; or names as GPU-..."
+            )
+    return ids
+
+
+def _within(ids: list[str], visible: str | None) -> list[str]:
+    """The devices that the numbers mean where CUDA_VISIBLE_DEVICES shows a part of the machine."""
+    if visible is None:
+        count = _gpus_of_the_machine()
+        if count and (beyond := [one for one in ids if one.isdecimal() and int(one) >= count]):
+            wrong = f"device {beyond[0]} is not there: this machine has {count}"
+            raise BadInput(f"GPUS={','.join(ids)}", wrong, f"0 to {count - 1}")
+        return ids
+    there = _seen(visible)
+    beyond = [one for one in ids if (int(one) >= len(there) if one.isdecimal() else one not in there)]
+    if beyond:
+        seen = f"CUDA_VISIBLE_DEVICES={visible} shows {len(there)}"
+        remedy = f"0 to {len(there) - 1}" if there else "unset it, or trainer=cpu"
+        raise BadInput(f"GPUS={','.join(ids)}", f"device {beyond[0]} is not there: {seen}", remedy)
+    return [there[int(one)] if one.isdecimal() else one for one in ids]
+
+
+def _gpus_of_the_machine() -> int:
+    """How many the driver lists, without the seconds that torch takes; 0 where that is not known."""
+    return len(list(_DRIVER_LIST.iterdir())) if _DRIVER_LIST.is_dir() else 0
+
+
+def _seen(visible: str) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES shows: all up to the first that cannot be, as -1 and NoDevFiles, which mean none."""
+    there: list[str] = []
+    for part in (part.strip() for part in visible.split(",")):
+        if not (part.isdecimal() or part.startswith(("GPU-", "MIG-"))):
+            break
+        there.append(part)
+    return there
 
 
 def _visible_gpus() -> list[str]:
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return _listed(visible)
+        return _seen(visible)
     from torch.cuda import device_count  # seconds to import, and only wanted where nobody said what is there
 
     return [str(k) for k in range(device_count())]
