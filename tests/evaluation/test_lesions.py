@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
-from covidseg.evaluation.lesions import SHARE, lesion_f1
+from covidseg.evaluation.lesions import SHARE, Runs, lesion_f1
 
 
 def row(*spans, length=60):
@@ -61,3 +62,24 @@ def test_equals_simpleitks_components(seed):
     found, right = share(reference, prediction), share(prediction, reference)
     assert 0 < found < 1
     assert lesion_f1(prediction, reference) == pytest.approx(2 * found * right / (found + right))
+
+
+@pytest.mark.parametrize("density", [0.02, 0.2, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("shape", [(7, 9, 11), (1, 12, 5), (12, 1, 5), (6, 8, 1), (1, 1, 30)])
+def test_parts_of_runs_are_scipys_parts_of_voxels(density, shape):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        mask, other = rng.random(shape) < density, rng.random(shape) < 0.5
+        mask[0, 0, 0] = True
+        labels, number = ndimage.label(mask, np.ones((3, 3, 3)))
+        runs = Runs.of(mask)
+        assert np.array_equal(labels.reshape(-1, shape[2])[runs.row, runs.start] > 0, np.ones(len(runs.row)))
+        found, part = runs.connected()
+        assert found == number
+        scipys = labels.reshape(-1, shape[2])[runs.row, runs.start]
+        assert len({*zip(part.tolist(), scipys.tolist(), strict=True)}) == number  # one to one
+        sizes = np.bincount(part, runs.stop - runs.start)
+        covered = np.bincount(part, runs.count(other))
+        order = [int(scipys[np.flatnonzero(part == one)[0]]) for one in range(found)]
+        assert sizes.tolist() == [np.count_nonzero(labels == label) for label in order]
+        assert covered.tolist() == [np.count_nonzero(other & (labels == label)) for label in order]
