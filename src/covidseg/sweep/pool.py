@@ -122,9 +122,10 @@ def _listed(asked: Any) -> list[str]:
     """The devices of GPUS= one by one: numbers, ranges, or names as `nvidia-smi -L` prints them (GPU-..., MIG-...)."""
     if asked in ("auto", "all", "", None):
         return []
-    parts = asked.split(",") if isinstance(asked, str) else [asked] if isinstance(asked, int) else asked
+    if isinstance(asked, str | int):
+        asked = str(asked).split(",")
     ids: list[str] = []
-    for part in filter(None, (str(part).strip() for part in parts)):
+    for part in filter(None, (str(one).strip() for one in asked)):
         span = re.fullmatch(r"(\d+)-(\d+)", part)
         if span and int(span[1]) <= int(span[2]):
             ids += map(str, range(int(span[1]), int(span[2]) + 1))
