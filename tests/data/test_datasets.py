@@ -394,6 +394,13 @@ def test_a_pacs_export_is_prepared_by_the_ids_that_predict_gives(tmp_path, small
     assert not outcome.refused
 
 
+def test_twins_in_an_export_are_refused_and_neither_is_taken(folder, tmp_path):
+    touch(tmp_path, "images/DICOMDIR", "images/deep/d.nii.gz", "images/deep/d.nrrd", "lesions/d.nii.gz")
+    found = folder.listing()
+    assert [case.id for case in found.cases] == ["a", "b", "c"]
+    assert any("has the same id as" in str(error) for _, error in found.refused)
+
+
 def followed(message):
     """The override that a remedy names, as a shell would hand it over."""
     quoted = re.search(r"'(\+?data\.source[^']*)'", message)

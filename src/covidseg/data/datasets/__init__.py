@@ -144,12 +144,16 @@ def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
     return found, len(others - voxels)
 
 
-def exported(folder: Path) -> tuple[dict[str, list[Path]], int] | None:
-    """As `entries`, of a PACS export: the series below a DICOMDIR by the ids that predict.py gives them."""
+def exported(folder: Path, listed: Listing) -> tuple[dict[str, list[Path]], int] | None:
+    """As `entries`, of a PACS export: the series below a DICOMDIR by the ids that predict.py gives them.
+
+    What predict.py would refuse is refused in `listed`. None where there is no DICOMDIR.
+    """
     if not any(path.name.lower() == DICOMDIR for path in listing(folder)):
         return None
     found = find(folder, recursive=True)
-    return {composed(source.id): [source.path] for source in found}, found.ignored
+    listed.refused += [(source.id, source.refused) for source in found if source.refused]
+    return {composed(source.id): [source.path] for source in found if not source.refused}, found.ignored
 
 
 def case_id(name: str) -> str:

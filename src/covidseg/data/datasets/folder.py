@@ -57,7 +57,7 @@ class Folder:
         root = existing_folder(self.root, "data.root")
         images = existing_folder(self.root, "data.root", "images")
         found = Listing()
-        scans, ignored = exported(images) or entries(images)
+        scans, ignored = exported(images, found) or entries(images)
         masks = {}
         for name in self.labels:
             masks[name], more = entries(root / name)
