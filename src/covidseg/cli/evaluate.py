@@ -86,18 +86,18 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     from covidseg.data.prepare.run import plain, prepare
 
     overwrite = switch(cfg, "overwrite")
-    home, own = str(cfg.paths.data or "data"), run is not None and "data" not in cfg
-    if run is not None and own:
-        data, fold = _moved(dict(run["data"]), str(run["paths"]["data"]), home), run["fold"]
+    home, own = str(cfg.paths.data or "data"), run if "data" not in cfg else None
+    if own is not None:
+        data, fold = _moved(dict(own["data"]), str(own["paths"]["data"]), home), own["fold"]
     else:
         data, fold = _undivided(plain(cfg.data), cfg.fold), cfg.fold
     if run is not None:
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
         _refuse_output(Path(str(cfg.output)), data["root"], overwrite)
-    dataset = _training_data(folder, run, home) if run is not None and own else None
+    dataset = _training_data(folder, own, home) if own is not None else None
     # A run's configuration is a stranger's: it may say what is read, but nothing is computed or written where it says.
-    dataset = dataset or prepare(data, {"data": home}, computing=not own)
+    dataset = dataset or prepare(data, {"data": home}, computing=own is None)
     output = Path(str(cfg.output)) if cfg.output is not None else folder / "evaluation" / dataset.folder.name
     if cfg.output is None and not output.resolve().is_relative_to(folder.resolve()):
         raise BadInput(f"{folder.name}/evaluation", "is a link out of the run folder", "give output=...")

@@ -80,7 +80,7 @@ def _draw(axes: Axes, image: np.ndarray, mask: np.ndarray, window: Sequence[floa
     axes.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bilinear")
     for region, colour in ((mask > 0, LUNG_COLOUR), (mask == LABELS["lesion"], REFERENCE_COLOUR)):
         if region.any() and not region.all():
-            axes.contour(np.pad(region, 1)[1:-1, 1:-1].astype(float), levels=[0.5], colors=[colour], linewidths=0.7)
+            axes.contour(region.astype(float), levels=[0.5], colors=[colour], linewidths=0.7)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

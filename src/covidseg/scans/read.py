@@ -103,21 +103,19 @@ def read_mask(
     """(uint8 (z, y, x), notes): the labels of a NIfTI, MetaImage or NRRD file that lies on `geometry`.
 
     `labels` maps stored values, or names of segments of a .seg.nrrd, to labels, with 0 always background; None means
-    {1: 1}. `BadInput` for any other value,
-    for a fraction, and when its voxels do not lie on those of `geometry` to 0.1 voxel at the corners; the axes may come
-    in another order or direction, and a .seg.nrrd be cropped to what is drawn (`on_grid`). Only `orientation` of
-    `assume` bears on a mask. `option` is where `assume` is configured, and `mapped_by` the override that gives a VALUE
-    a meaning: the remedies name them.
+    {1: 1}. `BadInput` for any other value, for a fraction, and when its voxels do not lie on those of `geometry` to 0.1
+    voxel at the corners; the axes may come in another order or direction, and a .seg.nrrd be cropped to what is drawn
+    (`on_grid`). Only `orientation` of `assume` bears on a mask. `option` is where `assume` is configured, and
+    `mapped_by` the override that gives a VALUE a meaning: the remedies name them.
     """
     what = shown(path)
     assumed = replace(Assume.of(assume, option), size=True)  # its scan says what is right
-    meant: dict[int | str, int] = {0: 0, **({1: 1} if labels is None else labels)}
-    values = {value: label for value, label in meant.items() if not isinstance(value, str)}
+    meant: Mapping[int | str, int] = {0: 0, **({1: 1} if labels is None else labels)}
     if is_segmentation(path):
-        volume = segmentation.read(Path(path), assumed, meant, mapped_by)
-        values = {label: label for label in meant.values()} if volume.notes else values
+        volume, meant = segmentation.read(Path(path), assumed, meant, mapped_by)
     else:
         volume = _read_volume(Path(path), assumed)
+    values = {value: label for value, label in meant.items() if not isinstance(value, str)}
     mask, notes = to_labels(volume, what, values, mapped_by)
     mask, moved = on_grid(what, mask, volume.geometry, geometry, may_be_cropped=is_segmentation(path))
     return mask, (*volume.notes, *notes, *moved)

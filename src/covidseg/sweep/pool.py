@@ -12,6 +12,7 @@ from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import Devices
 from covidseg.system.errors import BadInput
 
+_NAMED = ("GPU-", "MIG-")  # how a device's name begins where it is no number
 _DRIVER_LIST = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 
 
@@ -131,7 +132,7 @@ def _listed(asked: Any) -> list[str]:
             ids += map(str, range(int(span[1]), int(span[2]) + 1))
         elif part.isdecimal():
             ids.append(str(int(part)))
-        elif part.startswith(("GPU-", "MIG-")):
+        elif part.startswith(_NAMED):
             ids.append(part)
         else:
             raise BadInput(
@@ -166,7 +167,7 @@ def _seen(visible: str) -> list[str]:
     """What CUDA_VISIBLE_DEVICES shows: all up to the first that cannot be, as -1 and NoDevFiles, which mean none."""
     there: list[str] = []
     for part in (part.strip() for part in visible.split(",")):
-        if not (part.isdecimal() or part.startswith(("GPU-", "MIG-"))):
+        if not (part.isdecimal() or part.startswith(_NAMED)):
             break
         there.append(part)
     return there

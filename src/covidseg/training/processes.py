@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 def rank() -> int:
     """This process's number among those of the run, known before any of them is connected."""
-    return getattr(rank_zero_only, "rank", None) or 0
+    return rank_zero_only.rank or 0  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _leave_us_alive() -> None:
     """Stop Lightning's watch over the other processes: it would kill this one while it still records what happened."""
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            vars(thread)["_finished"] = True
+            thread._finished = True  # type: ignore[attr-defined]
 
 
 def _children(trainer: pl.Trainer) -> list[subprocess.Popen]:

@@ -52,7 +52,7 @@ def looks_like_dicom(head: bytes) -> bool:
 def inflated(data: bytes) -> bytes:
     """The file as it would be undeflated; `Damaged` where its deflated part breaks off."""
     try:
-        syntax, at = _meta_end(data)
+        _, syntax, at = _meta(data)
         if syntax != DEFLATED:
             return data
         decoder = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -64,30 +64,24 @@ def inflated(data: bytes) -> bytes:
     return data[:at] + body
 
 
-def _meta_end(data: bytes) -> tuple[str | None, int]:
-    """(transfer syntax, where the meta group ends)."""
-    syntax, at = None, _first(data)
+def _meta(data: bytes) -> tuple[list[Element], str | None, int]:
+    """(elements of the meta group, transfer syntax, where the group ends)."""
+    found: list[Element] = []
+    syntax, at = None, 132 if data[128:132] == b"DICM" else 0
     while data[at : at + 2] == b"\x02\x00":
         element = _element(data, at, _META)
         if element.tag == TRANSFER_SYNTAX:
             syntax = data[element.start : element.end].decode("ascii", "replace").strip(" \0")
+        found.append(element)
         at = element.end
-    return syntax, at
-
-
-def _first(data: bytes) -> int:
-    return 132 if data[128:132] == b"DICM" else 0
+    return found, syntax, at
 
 
 def elements(data: bytes) -> Iterator[Element]:
     """Top-level elements of a file, inflated, to the voxels, which end the walk; `Damaged` where it breaks off."""
     try:
-        syntax, end = _meta_end(data)
-        at = _first(data)
-        while at < end:
-            element = _element(data, at, _META)
-            yield element
-            at = element.end
+        meta, syntax, at = _meta(data)
+        yield from meta
         if syntax is None and at == 0:  # not even a meta group: the first element shows how the others are coded
             syntax = _EXPLICIT if data[4:6].isalpha() else _IMPLICIT
         coding = _coding(syntax)

@@ -98,9 +98,9 @@ def parse(path: Path) -> DicomFile | None:
         for element in elements(data):
             if element.tag == PIXEL_DATA:
                 return DicomFile(path, attributes, element)
-            raw = data[element.start : element.end]
-            if (name := _WANTED.get(element.tag)) and raw:  # an attribute without a value is not there
-                attributes[name] = _decode(name, raw, attributes)
+            name = _WANTED.get(element.tag)
+            if name and element.end > element.start:  # an attribute without a value is not there
+                attributes[name] = _decode(name, data[element.start : element.end], attributes)
                 if name == "SOPClassUID" and attributes[name] not in (CT_IMAGE, ENHANCED_CT):
                     break  # a structure set, a report: the rest does not matter
     except Damaged as error:

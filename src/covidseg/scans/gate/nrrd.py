@@ -38,12 +38,12 @@ _VECTOR = re.compile(r"\(([^()]*)\)")
 
 def read(path: Path, assume: Assume) -> Volume:
     """The volume in a .nrrd or .nhdr file; `BadInput` when a byte, a size or a place in it cannot be right."""
-    volume = read_layers(path, assume, most=0)
+    volume, _ = read_layers(path, assume, most=0)
     return Volume(volume.stored[..., 0], volume.geometry)
 
 
-def read_layers(path: Path, assume: Assume, most: int = 64) -> Volume:
-    """As `read`, with a last axis of layers: that of a file with four axes of which the first is a list, or one.
+def read_layers(path: Path, assume: Assume, most: int = 64) -> tuple[Volume, Fields]:
+    """(volume, header): as `read`, with a last axis of layers, those of a first of four axes that is a list, or one.
 
     `most`: so many layers there may be; 0 refuses that axis.
     """
@@ -56,7 +56,7 @@ def read_layers(path: Path, assume: Assume, most: int = 64) -> Volume:
         with voxel_file(path, stream, data_file(header)) as voxels:
             compression = header.choice("encoding", _ENCODINGS)
             stored = Payload(voxels, what, compression).last_array((*geometry.shape_zyx, layers or 1), dtype)
-    return Volume(stored, geometry)
+    return Volume(stored, geometry), header
 
 
 def _layers(header: Fields, most: int) -> int | None:

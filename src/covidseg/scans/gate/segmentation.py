@@ -10,7 +10,7 @@ import numpy as np
 from covidseg.scans.gate import nrrd
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.grids import Volume
-from covidseg.scans.gate.names import opened, printable, shown
+from covidseg.scans.gate.names import printable, shown
 from covidseg.system.errors import BadInput
 
 _KEY = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
@@ -25,21 +25,22 @@ class Segment:
     layer: int
 
 
-def read(path: Path, assume: Assume, labels: Mapping[int | str, int], mapped_by: str) -> Volume:
-    """The label map that the segments of a file make by `labels`; a plain NRRD's values where it names no segment.
+def read(
+    path: Path, assume: Assume, labels: Mapping[int | str, int], mapped_by: str
+) -> tuple[Volume, Mapping[int | str, int]]:
+    """(label map, what its values mean): of the segments of a file, or a plain NRRD's where it names no segment.
 
     `labels`: segment name, case apart, -> label. Without a name in it, the one segment of a file is what all values of
     `labels` mean; several are refused, for their values follow the order in which they were drawn. Where segments
     overlap, the higher label counts. `mapped_by`: the override that gives a name a meaning, for the remedy.
     """
     what = shown(path)
-    volume = nrrd.read_layers(path, assume)
-    with opened(path) as stream:
-        segments = _segments(what, nrrd.read_header(path, stream).keys)
+    volume, header = nrrd.read_layers(path, assume)
+    segments = _segments(what, header.keys)
     if not segments:
         if volume.stored.shape[-1] != 1:
             raise BadInput(what, "has layers and names no segment", "save the segmentation again")
-        return Volume(volume.stored[..., 0], volume.geometry)
+        return Volume(volume.stored[..., 0], volume.geometry), labels
     meaning = _meanings(what, segments, labels, mapped_by)
     mapped = np.zeros(volume.geometry.shape_zyx, np.uint8)
     for segment, label in zip(segments, meaning, strict=True):
@@ -48,7 +49,7 @@ def read(path: Path, assume: Assume, labels: Mapping[int | str, int], mapped_by:
         here = volume.stored[..., segment.layer] == segment.value
         mapped[here & (mapped < label)] = label
     names = ", ".join(segment.name for segment in segments)
-    return Volume(mapped, volume.geometry, notes=[f"segments: {names}"])
+    return Volume(mapped, volume.geometry, notes=[f"segments: {names}"]), {label: label for label in (0, *meaning)}
 
 
 def _segments(what: str, keys: Mapping[str, str]) -> list[Segment]:
