@@ -23,7 +23,7 @@ setup: $(READY)  ## make the environment in .venv
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: python: 3.11 or newer is needed -> make PYTHON=python3.11 $@")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,onnx]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,dicom,onnx]'
 	@touch $@
 
 demo: $(READY)  ## five minutes on two cores: phantoms, two networks, a threshold, a report
@@ -50,7 +50,7 @@ test-all: $(READY)  ## the default tests and the slow ones
 
 test-lowest:  ## the default tests on the lowest versions that pyproject.toml admits
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev]'
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[dev,dicom]'
 	.venv-lowest/bin/python -m pytest
 
 tables: $(READY)  ## write the tables of README, docs and experiments anew from what they are about

@@ -21,7 +21,7 @@ def options(tmp_path, write_scan):
 
     from covidseg.config.paths import CONF
     from covidseg.data.prepare.run import plain
-    from covidseg.scans.read import write_mask
+    from covidseg.scans.write import write_mask
 
     from covidseg.scans.read import read_scan  # isort: skip
 

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from covidseg.figures.surfaces import COLOURS, VIEWS, render
+from covidseg.figures.surfaces import VIEWS, render
 from covidseg.runs.slices import Slice
+from covidseg.scans.geometry import triple
+from covidseg.scans.segments import COLOURS
 from covidseg.system.files import atomic_path
 
 if TYPE_CHECKING:
@@ -217,7 +219,7 @@ def surface_figure(lesion: Slice, lung: Slice | None, method: str) -> Figure:
             axes.set_title(f"{name}, {view}", fontsize=9, color=INK)
             axes.set_axis_off()
     shown = ["lesion"] + (["lung"] if lung is not None else [])
-    keys = [Patch(color=COLOURS[name], label=name) for name in shown]
+    keys = [Patch(color=triple(part / 255 for part in COLOURS[name]), label=name) for name in shown]
     figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(lesion.case, fontsize=10, color=INK)
     return figure

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from covidseg.scans.segments import COLOURS
+
 VIEWS = ("from the front", "from the left")
-COLOURS = {"lesion": "#d1495b", "lung": "#8fb8de"}
 _LUNG_OPACITY = 0.35
 _PIXEL_MM = 2.0
 
@@ -29,7 +30,7 @@ def render(masks: Mapping[str, np.ndarray], spacing_zyx: Sequence[float], view: 
             field = field[:, :, ::-1]  # look from the patient's left: Left is the far end of x
         hit, light = _first_hits(np.moveaxis(field, depth_axis, 0))
         hit, light = hit[::-1], light[::-1]  # head up
-        colour = np.array([int(COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        colour = np.array(COLOURS[name]) / 255
         shaded = np.clip(light[..., None] * colour, 0, 1)
         if picture is None:
             picture = np.ones((*hit.shape, 3))

@@ -24,14 +24,15 @@ import numpy as np
 from covidseg.evaluation.flags import Findings, flags
 from covidseg.inference.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.inference.segmenter import Segmenter
-from covidseg.scans.read import ALL_SERIES, Scan, ScanSource, read_scan, write_mask
+from covidseg.scans.read import ALL_SERIES, Scan, ScanSource, read_scan
+from covidseg.scans.write import DICOM_SEG, MASK_FORMATS, write_mask
+from covidseg.scans.write_dicom import require_highdicom
 from covidseg.system.errors import BadInput, EnvironmentFault
 from covidseg.system.faults import is_out_of_memory
 from covidseg.system.files import read_json, sha256, sweep_temporaries, write_csv, write_json
 from covidseg.system.locks import locked
 from covidseg.system.readback import require_shape
 
-EXTENSIONS = (".nii.gz", ".nii", ".mha", ".nrrd")
 MANIFEST, FAILURES, TABLE, LOCK = "predictions.json", "failures.csv", "quantities.csv", ".predictions.lock"
 Progress = Callable[[str, int, int], None]  # (what is segmented, windows done, windows in all)
 
@@ -74,8 +75,10 @@ class Predictor:
             raise BadInput(f"consolidation_hu={consolidation_hu}", "is no number of HU", "consolidation_hu=-300")
         self.segmenters, self.output, self.overwrite = segmenters, Path(output), overwrite
         self.extension, self.consolidation_hu, self.reading = extension, consolidation_hu, reading or {}
-        if extension not in EXTENSIONS:
-            raise BadInput(f"extension={extension}", "is no format of a mask", f"one of {', '.join(EXTENSIONS)}")
+        if extension not in MASK_FORMATS:
+            raise BadInput(f"extension={extension}", "is no format of a mask", f"one of {', '.join(MASK_FORMATS)}")
+        if extension == DICOM_SEG:
+            require_highdicom()
         self.structures = [name for segmenter in segmenters for name in segmenter.task.structures]
         if twice := {name for name in self.structures if self.structures.count(name) > 1}:
             raise BadInput("run", f"two of the runs segment the {twice.pop()}", "give one run for each structure")
@@ -142,6 +145,9 @@ class Predictor:
         if source.series_uid or reading.get("series") == ALL_SERIES:
             reading |= {"series": source.series_uid}
         scan = read_scan(source.path, **reading)
+        if self.extension == DICOM_SEG and not scan.slices:
+            wrong = "has no DICOM slices on its grid that a DICOM SEG could refer to"
+            raise BadInput(f"case {case}", wrong, "extension=.seg.nrrd, or .nii.gz")
         request = {"input_sha256": _fingerprint(scan), **self._settings}
         with self._locked_manifest() as manifest:
             resumed = self._is_done(manifest.get(case), request, files)
@@ -177,7 +183,14 @@ class Predictor:
         page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
         with _output_faults(self.output):
             for name, mask in masks.items():
-                write_mask(files[name], mask.view(np.uint8), scan.geometry, overwrite=True)
+                write_mask(
+                    files[name],
+                    mask.view(np.uint8),
+                    scan.geometry,
+                    overwrite=True,
+                    segments={1: name},
+                    slices=scan.slices,
+                )
             write_json(files["quantities"], page)
         with self._locked_manifest() as manifest:
             manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}

@@ -79,7 +79,8 @@ class Segmenter:
 
         Values: 1 is the task's structure; with the joint task 1 is lesion-free lung and 2 lesion.
         """
-        from covidseg.scans.read import read_scan, to_sitk
+        from covidseg.scans.read import read_scan
+        from covidseg.scans.write import to_sitk
 
         scan = read_scan(path, **options)
         return to_sitk(self.segment(scan), scan.geometry)

@@ -112,7 +112,8 @@ def _write(job: Job) -> None:
     """Compute one phantom and write its files; each takes its name only when it reads back as it was meant."""
     import SimpleITK
 
-    from covidseg.scans.read import read_scan, to_sitk, write_mask
+    from covidseg.scans.read import read_scan
+    from covidseg.scans.write import to_sitk, write_mask
 
     made = make_phantom(
         job.seed,

@@ -1,28 +1,26 @@
-"""Scans in, masks out: the only module of the suite that meets files of scanners and viewers.
+"""Scans and masks in: with `write`, the only module of the suite that meets files of scanners and viewers.
 
 Reading goes through the input gate (`covidseg.scans.gate`), which refuses with one line what is damaged, ambiguous or
 no CT in Hounsfield units. Arrays are (z, y, x) in the order of the file; `Geometry` says where they lie.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
-from covidseg.scans.gate import dicom, metaimage, nifti, nrrd, segmentation
+from covidseg.scans.gate import dicom, dicom_seg, metaimage, nifti, nrrd, rtstruct, segmentation
 from covidseg.scans.gate.assume import Assume
+from covidseg.scans.gate.dicom_object import STRUCTURE_SET, is_dicom_mask, object_file, sop_class_of
 from covidseg.scans.gate.finding import ALL_SERIES, ScanSource, ScanSources, find
-from covidseg.scans.gate.grids import Volume, apart, smallness_note
+from covidseg.scans.gate.grids import Volume, smallness_note
 from covidseg.scans.gate.lattice import on_grid
-from covidseg.scans.gate.names import is_segmentation, kind, refuse_sibling, require_text, shown, suffix_of
+from covidseg.scans.gate.names import is_segmentation, kind, shown, suffix_of
 from covidseg.scans.gate.values import to_hu, to_labels
 from covidseg.scans.geometry import Geometry
-from covidseg.system.errors import BadInput, EnvironmentFault
-from covidseg.system.files import atomic_path
+from covidseg.system.errors import BadInput
 
 __all__ = [
     "ALL_SERIES",
@@ -32,15 +30,13 @@ __all__ = [
     "find_scans",
     "read_mask",
     "read_scan",
-    "to_sitk",
-    "write_mask",
+    "read_volume",
 ]
 
 _READERS = {
     ".nii.gz": nifti.read, ".nii": nifti.read, ".mha": metaimage.read, ".mhd": metaimage.read,
     ".nrrd": nrrd.read, ".nhdr": nrrd.read,
 }  # fmt: skip
-_WRITABLE = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ class Scan:
     source: str  # the name of the file or folder, without its path
     thickness_mm: float | None = None  # of a slice, where the file says it: less than they lie apart leaves gaps
     series_uid: str | None = None  # of the DICOM series that was read
+    slices: tuple[tuple[Path, int], ...] = ()  # (file, frame in it) of each slice in order, where it is DICOM
 
 
 def read_scan(
@@ -76,10 +73,10 @@ def read_scan(
     elif series_uid is not None:
         raise BadInput(what, "is a file, and series_uid chooses within a DICOM folder", "drop series_uid")
     else:
-        volume = _read_volume(Path(path), assumed)
+        volume = read_volume(Path(path), assumed)
     voxels, seen = to_hu(volume, what, assumed)
     notes = (*volume.notes, *smallness_note(volume.geometry), *seen)
-    return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm, volume.series_uid)
+    return Scan(voxels, volume.geometry, notes, what, volume.thickness_mm, volume.series_uid, volume.slices)
 
 
 def find_scans(path: Path | str, recursive: bool = False, series: str | None = None) -> ScanSources:
@@ -100,83 +97,43 @@ def read_mask(
     option: str = "",
     mapped_by: str = "",
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(uint8 (z, y, x), notes): the labels of a NIfTI, MetaImage or NRRD file that lies on `geometry`.
+    """(uint8 (z, y, x), notes): the labels of a NIfTI, MetaImage or NRRD file that lies on `geometry`, or of a DICOM
+    SEG or RTSTRUCT (a file, or a folder with one of them).
 
-    `labels` maps stored values, or names of segments of a .seg.nrrd, to labels, with 0 always background; None means
+    `labels` maps stored values, or names of segments or regions, to labels, with 0 always background; None means
     {1: 1}. `BadInput` for any other value, for a fraction, and when its voxels do not lie on those of `geometry` to 0.1
-    voxel at the corners; the axes may come in another order or direction, and a .seg.nrrd be cropped to what is drawn
-    (`on_grid`). Only `orientation` of `assume` bears on a mask. `option` is where `assume` is configured, and
-    `mapped_by` the override that gives a VALUE a meaning: the remedies name them.
+    voxel at the corners; the axes may come in another order or direction, and a .seg.nrrd or a DICOM SEG be cropped to
+    what is drawn (`on_grid`). Only `orientation` of `assume` bears on a mask. `option` is where `assume` is configured,
+    and `mapped_by` the override that gives a VALUE a meaning: the remedies name them.
     """
     what = shown(path)
     assumed = replace(Assume.of(assume, option), size=True)  # its scan says what is right
     meant: Mapping[int | str, int] = {0: 0, **({1: 1} if labels is None else labels)}
+    if not suffix_of(path) and is_dicom_mask(Path(path)):
+        return _read_dicom_mask(Path(path), geometry, meant, mapped_by)
     if is_segmentation(path):
         volume, meant = segmentation.read(Path(path), assumed, meant, mapped_by)
     else:
-        volume = _read_volume(Path(path), assumed)
+        volume = read_volume(Path(path), assumed)
     values = {value: label for value, label in meant.items() if not isinstance(value, str)}
     mask, notes = to_labels(volume, what, values, mapped_by)
     mask, moved = on_grid(what, mask, volume.geometry, geometry, may_be_cropped=is_segmentation(path))
     return mask, (*volume.notes, *notes, *moved)
 
 
-def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry, *, overwrite: bool = False) -> None:
-    """Write uint8 labels (z, y, x) on `geometry` as .nii.gz, .nii, .mha or .nrrd, whole or not at all.
-
-    The file is read back through the gate and compared before it takes its name. It holds labels and geometry only.
-    Raises `BadInput` for a name that cannot be used, and `EnvironmentFault` when the disk did not keep it.
-    """
-    suffix = _require_writable(require_text(path), overwrite)
-    if mask.dtype != np.uint8 or mask.shape != geometry.shape_zyx:
-        raise ValueError(f"expected uint8 {geometry.shape_zyx}, got {mask.dtype} {mask.shape}")
-    with atomic_path(path, suffix=suffix) as temporary:
-        if suffix.startswith(".nii"):
-            nifti.write(temporary, mask, geometry, compressed=suffix == ".nii.gz")
-        else:
-            try:
-                sitk.WriteImage(to_sitk(mask, geometry), str(temporary), useCompression=True)
-            except RuntimeError as error:
-                raise EnvironmentFault(shown(path), "could not be written", "check the disk") from error
-        _verify(temporary, shown(path), mask, geometry)
+def _read_dicom_mask(
+    path: Path, geometry: Geometry, labels: Mapping[int | str, int], mapped_by: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    file = object_file(path)
+    read = rtstruct.read if sop_class_of(file) == STRUCTURE_SET else dicom_seg.read
+    mask, notes = read(file, geometry, labels, mapped_by)
+    return mask, tuple(notes)
 
 
-def to_sitk(mask: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """(z, y, x) array -> SimpleITK image on the same grid, without any other header entry."""
-    image = sitk.GetImageFromArray(mask)
-    image.SetSpacing(geometry.spacing_zyx[::-1])
-    image.SetOrigin(geometry.origin_xyz)
-    image.SetDirection(geometry.direction)
-    return image
-
-
-def _read_volume(path: Path, assume: Assume) -> Volume:
+def read_volume(path: Path, assume: Assume) -> Volume:
+    """A file of any format as the gate has read it, its values unjudged."""
     reader = _READERS.get(suffix_of(path))
     if kind(path) == "folder" or reader is None:
         wrong = "is a folder" if kind(path) == "folder" else "has no extension of a volume"
         raise BadInput(shown(path), wrong, f"give a file of {', '.join(_READERS)}; DICOM slices as their folder")
     return reader(path, assume)
-
-
-def _require_writable(path: Path, overwrite: bool) -> str:
-    suffix, what = suffix_of(path), shown(path)
-    if suffix not in _WRITABLE or not path.name.endswith(suffix):
-        raise BadInput(
-            what, "cannot be written in this format", f"end its name with {', '.join(_WRITABLE)} in lower case"
-        )
-    if os.path.lexists(path) and (not overwrite or kind(path) == "folder"):
-        raise BadInput(what, "exists already", "choose another name, or allow overwriting")
-    if os.path.lexists(path.parent) and kind(path.parent) != "folder":
-        raise BadInput(shown(path.parent), "is a file where a folder is needed", "choose another folder")
-    refuse_sibling(path)
-    return suffix
-
-
-def _verify(written: Path, what: str, mask: np.ndarray, geometry: Geometry) -> None:
-    try:
-        volume = _read_volume(written, Assume(size=True))
-        same = np.array_equal(volume.stored, mask) and not apart(geometry, volume.geometry)
-    except BadInput as error:
-        raise EnvironmentFault(what, f"was written, but reads back as: {error.wrong}", "check the disk") from error
-    if not same:
-        raise EnvironmentFault(what, "was written, but reads back differently", "check the disk")

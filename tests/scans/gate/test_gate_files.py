@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from covidseg.scans.gate.detached import voxel_path
 from covidseg.scans.gate.names import require_case_id
-from covidseg.scans.read import find_scans, read_mask, read_scan, write_mask
+from covidseg.scans.read import find_scans, read_mask, read_scan
+from covidseg.scans.write import write_mask
 from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
 
 COUNT = settings(max_examples=40, deadline=None)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from covidseg.config.paths import CONF
 from covidseg.scans.gate.grids import apart
 from covidseg.scans.gate.values import objection_to_hu
-from covidseg.scans.read import read_mask, read_scan, write_mask
+from covidseg.scans.read import read_mask, read_scan
+from covidseg.scans.write import write_mask
 from covidseg.system.errors import BadInput
 
 COUNT = settings(max_examples=30, deadline=None)

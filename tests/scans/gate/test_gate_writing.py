@@ -10,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from covidseg.scans import read as scans
-from covidseg.scans.read import read_mask, to_sitk, write_mask
+from covidseg.scans.read import read_mask
+from covidseg.scans.write import to_sitk, write_mask
 from covidseg.system.errors import BadInput, EnvironmentFault
 
 SHAPE = (3, 24, 28)
@@ -48,7 +49,7 @@ def test_j05_wrong_arrays_are_the_callers_fault(tmp_path, make):
 
 def test_j02_names_that_cannot_be_written(tmp_path, make):
     geometry = make.geometry(SHAPE)
-    for name in ("mask.NII.GZ", "mask.mhd", "mask.nhdr", "mask.txt", "mask", "mask.dcm"):
+    for name in ("mask.NII.GZ", "mask.mhd", "mask.nhdr", "mask.txt", "mask", "mask.DCM"):
         with pytest.raises(BadInput, match="cannot be written in this format"):
             write_mask(tmp_path / name, MASK, geometry)
     (tmp_path / "folder.nii.gz").mkdir()
@@ -105,7 +106,7 @@ def test_j01_full_disk(name, tmp_path):
 import numpy as np, resource, signal, sys
 from pathlib import Path
 from covidseg.scans.geometry import Geometry
-from covidseg.scans.read import write_mask
+from covidseg.scans.write import write_mask
 from covidseg.system.errors import EnvironmentFault
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 shape = (20, 64, 64)

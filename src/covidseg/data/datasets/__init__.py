@@ -24,6 +24,7 @@ from covidseg.system.errors import BadInput
 
 ASSUME = "data.source.assume"  # where a user vouches for what files do not say
 _SEGMENTATION = ".seg"  # 3D Slicer calls a mask <name>.seg.nrrd
+_DICOM_FILE = ".dcm"  # a DICOM SEG or RTSTRUCT; a scan is a folder of them
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _MAX_TABLE = 1 << 26  # bytes of cases.csv
 _RESERVED = ("dataset.json", "splits.json", "failures.csv")  # names a prepared folder uses itself
@@ -124,16 +125,20 @@ def scan_name(path: Path) -> str:
     name = composed(path.name)
     if path.is_dir():
         return name
-    stem = stem_of(name)
+    stem = stem_of(name).removesuffix(_DICOM_FILE)
     return stem[: -len(_SEGMENTATION)] if stem.lower().endswith(_SEGMENTATION) else stem
 
 
-def entries(folder: Path) -> tuple[dict[str, list[Path]], int]:
-    """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over."""
+def entries(folder: Path, masks: bool = False) -> tuple[dict[str, list[Path]], int]:
+    """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over.
+
+    `masks`: single DICOM files, too, which hold a segmentation or a structure set.
+    """
     found: dict[str, list[Path]] = {}
     others: set[Path] = set()
     for path in listing(folder) if _is_folder(folder) else ():
-        if path.name.startswith(".") or not (path.is_dir() or suffix_of(path)):
+        is_object = masks and path.name.endswith(_DICOM_FILE)
+        if path.name.startswith(".") or not (path.is_dir() or suffix_of(path) or is_object):
             others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)

@@ -28,8 +28,9 @@ class Folder:
     """`<root>/images/<case>.nii.gz` (or .mha, .nrrd, a folder with a DICOM series), `lesions/<case>.*`,
     `lungs/<case>.*`.
 
-    A series may lie deeper in its folder; in an export with a DICOMDIR each is a case, called as predict.py calls it.
-    `cases.csv` (case, patient, site, split) is optional; without it each case is
+    A mask is a volume, a .seg.nrrd, or a DICOM SEG or RTSTRUCT (.dcm, or a folder with one of them), and may be called
+    as predict.py calls it, `<case>_lesion`. A series may lie deeper in its folder; in an export with a DICOMDIR each is
+    a case, called as predict.py calls it. `cases.csv` (case, patient, site, split) is optional; without it each case is
     its own patient.
     """
 
@@ -60,7 +61,8 @@ class Folder:
         scans, ignored = exported(images, found) or entries(images)
         masks = {}
         for name in self.labels:
-            masks[name], more = entries(root / name)
+            of_folder, more = entries(root / name, masks=True)
+            masks[name] = _as_predicted(of_folder, scans, name)
             ignored += more
         if ignored:
             found.note(f"{ignored} hidden or foreign files passed over")
@@ -106,3 +108,13 @@ class Folder:
                 shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
                 found.note(f"{kind}/ has no mask of {len(missing)} of {len(scans)} cases: {shown}")
         return found
+
+
+def _as_predicted(masks: dict[str, list[Path]], scans: Mapping[str, Any], kind: str) -> dict[str, list[Path]]:
+    """The masks by the names of their scans: predict.py calls them `<scan>_lesion`, `<scan>_lung`."""
+    ending = f"_{kind.removesuffix('s')}"
+    by_scan: dict[str, list[Path]] = {}
+    for name, paths in masks.items():
+        scan = name.removesuffix(ending)
+        by_scan.setdefault(scan if name not in scans and scan in scans else name, []).extend(paths)
+    return by_scan

@@ -59,7 +59,14 @@ def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> V
     notes += [f"{_counted(count, name)} ignored" for name, count in sorted(ignored.items())]
     notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
     uid = slices[0].text("SeriesInstanceUID")
-    return Volume(stored, geometry, notes=notes, thickness_mm=thickness_of(slices[0]), series_uid=uid)
+    return Volume(
+        stored,
+        geometry,
+        notes=notes,
+        thickness_mm=thickness_of(slices[0]),
+        series_uid=uid,
+        slices=tuple((first.path, first.frame) for first, *_ in places),
+    )
 
 
 def series_in(folder: Path, recursive: bool) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Volume:
     notes: list[str] = field(default_factory=list)
     thickness_mm: float | None = None  # of a slice; None: the file does not say it
     series_uid: str | None = None  # of a DICOM series
+    slices: tuple[tuple[Path, int], ...] = ()  # (file, frame in it) of each slice in order, of a DICOM series
 
 
 def require_shape(what: str, sizes: Sequence[int]) -> tuple[int, int, int]:

@@ -24,13 +24,28 @@ def on_grid(
     if turned.shape_zyx == own.shape_zyx and not apart(own, turned):
         note = "the mask's axes come in another order or direction than its scan's"
         return np.ascontiguousarray(wanted.from_canonical(labels)), [note]
-    start = _offset(turned, own) if may_be_cropped else None
-    if start is None or not _within(start, labels.shape, own.shape_zyx):
+    whole = np.zeros(wanted.shape_zyx, mask.dtype)
+    if not (may_be_cropped and Lattice(wanted, whole).add(mask, found)):
         raise _elsewhere(what, found, wanted)
-    whole = np.zeros(own.shape_zyx, mask.dtype)
-    whole[tuple(slice(a, a + n) for a, n in zip(start, labels.shape, strict=True))] = labels
-    note = "the mask covers a part of its scan; outside it is background"
-    return np.ascontiguousarray(wanted.from_canonical(whole)), [note]
+    return whole, ["the mask covers a part of its scan; outside it is background"]
+
+
+class Lattice:
+    """An array on the grid of a scan, to which parts are added that lie on the same voxels, in any order of axes."""
+
+    def __init__(self, grid: Geometry, array: np.ndarray):
+        """`array` (z, y, x) lies on `grid` and is changed in place."""
+        self._grid, self._array = grid.canonical(), grid.to_canonical(array)
+
+    def add(self, part: np.ndarray, geometry: Geometry) -> bool:
+        """Put `part` where it lies, the higher value counting; False where that is between voxels or outside."""
+        turned = geometry.canonical()
+        start = _offset(turned, self._grid)
+        if start is None or not _within(start, turned.shape_zyx, self._grid.shape_zyx):
+            return False
+        where = tuple(slice(a, a + n) for a, n in zip(start, turned.shape_zyx, strict=True))
+        np.maximum(self._array[where], geometry.to_canonical(part), out=self._array[where])
+        return True
 
 
 def _offset(part: Geometry, whole: Geometry) -> tuple[int, ...] | None:

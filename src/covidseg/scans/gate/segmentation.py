@@ -10,6 +10,7 @@ import numpy as np
 from covidseg.scans.gate import nrrd
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.grids import Volume
+from covidseg.scans.gate.meanings import meanings
 from covidseg.scans.gate.names import printable, shown
 from covidseg.system.errors import BadInput
 
@@ -30,9 +31,8 @@ def read(
 ) -> tuple[Volume, Mapping[int | str, int]]:
     """(label map, what its values mean): of the segments of a file, or a plain NRRD's where it names no segment.
 
-    `labels`: segment name, case apart, -> label. Without a name in it, the one segment of a file is what all values of
-    `labels` mean; several are refused, for their values follow the order in which they were drawn. Where segments
-    overlap, the higher label counts. `mapped_by`: the override that gives a name a meaning, for the remedy.
+    `labels` tells segments by their names (`meanings`, where `mapped_by` is said). Where segments overlap, the higher
+    label counts.
     """
     what = shown(path)
     volume, header = nrrd.read_layers(path, assume)
@@ -41,7 +41,7 @@ def read(
         if volume.stored.shape[-1] != 1:
             raise BadInput(what, "has layers and names no segment", "save the segmentation again")
         return Volume(volume.stored[..., 0], volume.geometry), labels
-    meaning = _meanings(what, segments, labels, mapped_by)
+    meaning = meanings(what, [segment.name for segment in segments], labels, mapped_by)
     mapped = np.zeros(volume.geometry.shape_zyx, np.uint8)
     for segment, label in zip(segments, meaning, strict=True):
         if not 0 <= segment.layer < volume.stored.shape[-1]:
@@ -64,17 +64,3 @@ def _segments(what: str, keys: Mapping[str, str]) -> list[Segment]:
         ]
     except (KeyError, ValueError):
         raise BadInput(what, "a segment of its header has no whole LabelValue", "save the segmentation again") from None
-
-
-def _meanings(what: str, segments: list[Segment], labels: Mapping[int | str, int], mapped_by: str) -> list[int]:
-    """The label of each segment."""
-    by_name = {name.casefold(): label for name, label in labels.items() if isinstance(name, str)}
-    unknown = [segment.name for segment in segments if segment.name.casefold() not in by_name]
-    if not unknown:
-        return [by_name[segment.name.casefold()] for segment in segments]
-    meant = {label for name, label in labels.items() if not isinstance(name, str) and label}
-    if len(segments) == 1 and len(meant) == 1 and not by_name:
-        return list(meant)
-    say = f"say what each is: {mapped_by.replace('VALUE', unknown[0])}, or background" if mapped_by else "name them"
-    listed = ", ".join(segment.name for segment in segments)
-    raise BadInput(what, f"holds the segments {listed}, and {unknown[0]} has no meaning", say)
