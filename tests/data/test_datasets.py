@@ -19,7 +19,7 @@ from covidseg.config.paths import CONF
 from covidseg.data.datasets import case_id
 from covidseg.data.datasets.covid19_20 import Covid1920
 from covidseg.data.datasets.covid19_ct_seg import Covid19CTSeg
-from covidseg.data.datasets.folder import Folder
+from covidseg.data.datasets.folder import REMEDY, Folder
 from covidseg.data.datasets.mosmed import MosMed
 from covidseg.data.datasets.nnunet import NNUNet
 from covidseg.data.prepare import run as preparation
@@ -147,6 +147,16 @@ def test_c7_missing_double_and_clashing_names_are_refused_one_by_one(folder, tmp
     assert "b.nii.gz, b.nrrd" in wrong["b"] and "a.nii, a.nii.gz" in wrong["a"]
     assert "upper and lower case" in wrong["c"] and "upper and lower case" in wrong["C"]
     assert "has no image" in wrong["ghost"]
+
+
+def test_an_image_and_a_mask_of_almost_its_name_are_one_refused_case(folder, tmp_path):
+    touch(tmp_path, "images/p10.nii.gz", "lesions/p10_seg.nii.gz", "images/p1.nii.gz", "lesions/p1_seg.nii.gz")
+    found = folder.listing()
+    assert refused(found) == {
+        "p1": "case p1: has no mask, and a mask called p1_seg has no image -> " + REMEDY,
+        "p10": "case p10: has no mask, and a mask called p10_seg has no image -> " + REMEDY,
+    }
+    assert [case.id for case in found.cases] == ["a", "b", "c"]
 
 
 def test_a13_hidden_files_are_passed_over_and_counted(folder, tmp_path):

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from covidseg.data.datasets import case_id
+from covidseg.data.datasets import case_id, is_mask_name, scan_name
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.evaluation.metrics import METRICS, case_metrics
 from covidseg.evaluation.results import COLUMNS
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import NAMES, Task
-from covidseg.scans.gate.names import is_litter, shown, stem_of, suffix_of
+from covidseg.scans.gate.names import is_litter, shown
 from covidseg.system.errors import BadInput, CovidSegError
 
 
@@ -145,10 +145,11 @@ def _mask_files(folder: Path) -> dict[str, Path]:
         raise BadInput(f"predictions={shown(folder)}", "is no folder", "give the folder that holds the masks")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and suffix_of(path) and not is_litter(path.name):
-            if twin := found.get(stem_of(path)):
+        if path.is_file() and is_mask_name(path) and not is_litter(path.name):
+            name = scan_name(path)
+            if twin := found.get(name):
                 raise BadInput(shown(path), f"is a second {shown(twin)}", "keep one of the two")
-            found[stem_of(path)] = path
+            found[name] = path
     return found
 
 

@@ -192,6 +192,63 @@ def test_d05_gantry_tilt(degrees, make, refused):
         assert scan.geometry.displacement_mm(tilted) < 1e-3
 
 
+def drifting(hu, grid, mm_xy):
+    """`edit` for `Make.dicom`: each slice lies further along the rows and columns than the one before."""
+
+    def edit(i, ds):
+        place = grid.to_mm([0, 0, i]) + np.reshape(grid.direction, (3, 3))[:, :2] @ np.multiply(mm_xy, i)
+        ds.ImagePositionPatient = [f"{mm:.8g}" for mm in place]
+
+    return edit
+
+
+def test_d05_a_tilted_gantry_is_resampled_on_request(tmp_path, make, refused):
+    """By whole pixels: every voxel is found again, exactly, where its slice said it was."""
+    hu, grid = make.ct(SHAPE), make.geometry(SHAPE, rotation((0, 0, 20)))
+    folder = make.dicom(tmp_path / "tilted", hu, grid, edit=drifting(hu, grid, (0.8, -1.8)))
+    refused(folder, r"gantry tilt\) -> resample it to right angles, or reading.assume.tilt=true to have that done")
+    scan = read_scan(folder, assume={"tilt": True})
+    assert scan.voxels.shape == (8, 20 + 14, 24 + 7)
+    tilt = np.degrees(np.arctan(np.hypot(0.8, 1.8) / grid.spacing_zyx[0]))
+    assert any(f"gantry tilt of {tilt:.1f} degrees" in note for note in scan.notes) and scan.slices == ()
+    for z, image in enumerate(hu):
+        first = grid.to_mm([0, 0, z]) + np.reshape(grid.direction, (3, 3))[:, :2] @ np.multiply((0.8, -1.8), z)
+        index = np.linalg.solve(scan.geometry.step_mm, first - scan.geometry.origin_xyz)
+        x, y, at = np.rint(index).astype(int)
+        np.testing.assert_allclose(index, (x, y, at), atol=1e-3)
+        here = scan.voxels[at].copy()
+        np.testing.assert_allclose(here[y : y + 20, x : x + 24], image, atol=1)
+        here[y : y + 20, x : x + 24] = -1024
+        assert (here == -1024).all()
+
+
+def test_d05_a_tilt_between_pixels_is_what_simpleitk_resamples(tmp_path, make):
+    """Each slice alone, moved by SimpleITK's linear interpolation in millimetres."""
+    hu, grid = make.ct(SHAPE), make.geometry(SHAPE)
+    folder = make.dicom(tmp_path / "tilted", hu, grid, edit=drifting(hu, grid, (0.0, 0.37)))
+    scan = read_scan(folder, assume={"tilt": True})
+    for z, image in enumerate(hu):
+        slab = sitk.GetImageFromArray(np.pad(image.astype(np.float32), 1, constant_values=-1024)[None])
+        slab.SetSpacing((*grid.spacing_zyx[:0:-1], 1.0))
+        slab.SetOrigin(grid.to_mm([-1, -1, z]) * (1, 1, 0) + np.array((0, 0.37 * z, 0)))
+        wanted = sitk.GetImageFromArray(np.zeros((1, *scan.voxels.shape[1:]), np.float32))
+        wanted.SetSpacing(slab.GetSpacing())
+        wanted.SetOrigin((*scan.geometry.origin_xyz[:2], 0.0))
+        expected = sitk.GetArrayFromImage(sitk.Resample(slab, wanted, sitk.Transform(), sitk.sitkLinear, -9999))[0]
+        inside = expected > -9000
+        assert inside.sum() >= 20 * 24
+        np.testing.assert_allclose(scan.voxels[z][inside], expected[inside], atol=1)
+
+
+def test_d05_an_uneven_shift_is_no_tilt(tmp_path, make, refused):
+    hu, grid = make.ct(SHAPE), make.geometry(SHAPE)
+
+    def jump(i, ds):
+        ds.ImagePositionPatient[0] = float(ds.ImagePositionPatient[0]) + (3.0 if i > 4 else 0.0)
+
+    refused(make.dicom(tmp_path / "jump", hu, grid, edit=jump), "unevenly", assume={"tilt": True})
+
+
 @COUNT
 @given(index=st.integers(1, SHAPE[0] - 2), mm=st.sampled_from([-1.0, -0.3, 0.3, 1.0]))
 def test_d06_irregular_spacing(index, mm, make, refused):

@@ -129,6 +129,11 @@ def scan_name(path: Path) -> str:
     return stem[: -len(_SEGMENTATION)] if stem.lower().endswith(_SEGMENTATION) else stem
 
 
+def is_mask_name(path: Path) -> bool:
+    """Whether a file is called as masks are: a volume, or a single DICOM object (SEG, RTSTRUCT)."""
+    return bool(suffix_of(path)) or path.name.endswith(_DICOM_FILE)
+
+
 def entries(folder: Path, masks: bool = False) -> tuple[dict[str, list[Path]], int]:
     """Scans in a folder by name (sub-folders: DICOM series), and how many hidden or foreign files were passed over.
 
@@ -137,8 +142,8 @@ def entries(folder: Path, masks: bool = False) -> tuple[dict[str, list[Path]], i
     found: dict[str, list[Path]] = {}
     others: set[Path] = set()
     for path in listing(folder) if _is_folder(folder) else ():
-        is_object = masks and path.name.endswith(_DICOM_FILE)
-        if path.name.startswith(".") or not (path.is_dir() or suffix_of(path) or is_object):
+        known = path.is_dir() or suffix_of(path) or (masks and is_mask_name(path))
+        if path.name.startswith(".") or not known:
             others.add(path)
         else:
             found.setdefault(scan_name(path), []).append(path)

@@ -67,7 +67,10 @@ class Folder:
         if ignored:
             found.note(f"{ignored} hidden or foreign files passed over")
         table = {composed(name): row for name, row in read_table(root / "cases.csv", COLUMNS).items()}
-        for name in sorted({name for group in masks.values() for name in group} - scans.keys()):
+        alone = {name for group in masks.values() for name in group} - scans.keys()
+        bare = {name for name in scans if not any(name in group for group in masks.values())}
+        meant = _meant_by(bare, alone)
+        for name in sorted(alone - set(meant.values())):
             found.refuse(name, "has a mask and no image", REMEDY)
         for name in sorted(table.keys() - scans.keys()):
             found.refuse(name, "is in cases.csv and has no image", "correct cases.csv")
@@ -83,7 +86,8 @@ class Folder:
             elif twice:
                 found.refuse(name, f"occurs twice: {', '.join(path.name for path in twice)}", "keep one of them")
             elif not any(files.values()):
-                found.refuse(name, "has no mask", REMEDY)
+                other = f", and a mask called {meant[name]} has no image" if name in meant else ""
+                found.refuse(name, f"has no mask{other}", REMEDY)
             else:
                 row = table.get(name, {})
                 found.cases.append(
@@ -118,3 +122,16 @@ def _as_predicted(masks: dict[str, list[Path]], scans: Mapping[str, Any], kind: 
         scan = name.removesuffix(ending)
         by_scan.setdefault(scan if name not in scans and scan in scans else name, []).extend(paths)
     return by_scan
+
+
+def _meant_by(scans: set[str], masks: set[str]) -> dict[str, str]:
+    """{scan: mask} of those that have no fellow of their name, where one name holds the other: scan1, scan1_seg.
+
+    Both are one case that is refused, not two.
+    """
+    meant: dict[str, str] = {}
+    for scan in sorted(scans, key=len, reverse=True):
+        fits = sorted(name for name in masks - set(meant.values()) if scan in name or name in scan)
+        if fits:
+            meant[scan] = fits[0]
+    return meant

@@ -18,6 +18,7 @@ class Assume:
     window_8bit: (low, high), HU that the stored values 0 and 255 stand for. fill: HU in place of NaN and infinity.
     orientation: where the x, y and z index axes point, such as "LPS". partial: fewer slices than the series announces.
     size: voxels or extents that no CT of a chest has are right: HRCT with gaps, a scan of the whole body.
+    tilt: slices of a tilted gantry are to be moved back above one another.
     option: where in the configuration all this is said, for the remedies of the gate; "" where it cannot be said.
     """
 
@@ -28,6 +29,7 @@ class Assume:
     orientation: str | None = None
     partial: bool = False
     size: bool = False
+    tilt: bool = False
     option: str = ""
 
     @classmethod
@@ -87,4 +89,5 @@ _OPTIONS = {
     "orientation": (_orientation, "three letters such as LPS or RAS"),
     "partial": (_switch, "true or false"),
     "size": (_switch, "true or false"),
+    "tilt": (_switch, "true or false"),
 }

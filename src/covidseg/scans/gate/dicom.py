@@ -18,6 +18,7 @@ from covidseg.scans.gate.dicom_frames import frames
 from covidseg.scans.gate.dicom_stack import arrange, require_ct_slice, thickness_of
 from covidseg.scans.gate.grids import Volume
 from covidseg.scans.gate.names import is_litter, is_slice_name, kind, listing, shown, suffix_of
+from covidseg.scans.gate.tilt import straightened
 from covidseg.system.errors import BadInput
 
 _OTHER_CLASSES = {
@@ -45,7 +46,7 @@ def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> V
     slices, notes = _choose(what, files, ignored, series)
     for file in slices:
         require_ct_slice(file)
-    places, geometry, seen = arrange(what, slices, assume)
+    places, geometry, shift_mm, seen = arrange(what, slices, assume)
     notes += seen
     stored = np.empty(geometry.shape_zyx, np.float32)
     dropped = 0
@@ -59,7 +60,7 @@ def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> V
     notes += [f"{_counted(count, name)} ignored" for name, count in sorted(ignored.items())]
     notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
     uid = slices[0].text("SeriesInstanceUID")
-    return Volume(
+    volume = Volume(
         stored,
         geometry,
         notes=notes,
@@ -67,6 +68,7 @@ def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> V
         series_uid=uid,
         slices=tuple((first.path, first.frame) for first, *_ in places),
     )
+    return volume if shift_mm is None else straightened(volume, shift_mm)
 
 
 def series_in(folder: Path, recursive: bool) -> list[str]:

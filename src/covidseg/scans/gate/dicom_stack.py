@@ -5,6 +5,7 @@ import numpy as np
 from covidseg.scans.gate.assume import Assume
 from covidseg.scans.gate.dicom_file import DicomFile
 from covidseg.scans.gate.grids import believable
+from covidseg.scans.gate.tilt import is_even, sideways
 from covidseg.scans.geometry import Geometry
 from covidseg.system.errors import BadInput
 
@@ -31,8 +32,13 @@ def require_ct_slice(file: DicomFile) -> None:
             raise BadInput(file.what, f"{name} is 0: it has no voxels", "copy or export it again")
 
 
-def arrange(what: str, slices: list[DicomFile], assume: Assume) -> tuple[list[list[DicomFile]], Geometry, list[str]]:
-    """(files at each place in order along the slice normal, geometry, notes)."""
+def arrange(
+    what: str, slices: list[DicomFile], assume: Assume
+) -> tuple[list[list[DicomFile]], Geometry, np.ndarray | None, list[str]]:
+    """(files at each place in order along the slice normal, geometry, sideways shifts of a tilted gantry, notes).
+
+    The shifts, (n, 2) mm along rows and columns, are None where the slices stand above one another.
+    """
     first = slices[0]
     for file in slices[1:]:
         for name, count in _COMMON.items():
@@ -41,12 +47,12 @@ def arrange(what: str, slices: list[DicomFile], assume: Assume) -> tuple[list[li
     rows, columns, pixel, orientation = (first.numbers(name, count) for name, count in _COMMON.items())
     direction = _direction(first, orientation)
     places, positions = _in_order(slices, direction[:, 2])
-    _require_upright(what, positions, direction[:, 2], pixel.min())
+    shift = _shift(what, positions, direction, pixel.min(), assume)
     step, notes = _step(what, positions @ direction[:, 2], first)
     notes += _numbering(what, [files[0] for files in places], assume)
     shape = (len(places), int(rows[0]), int(columns[0]))
     geometry = believable(what, shape, direction, (pixel[1], pixel[0], step), positions[0], assume)
-    return places, geometry, notes
+    return places, geometry, shift, notes
 
 
 def _in_order(slices: list[DicomFile], normal: np.ndarray) -> tuple[list[list[DicomFile]], np.ndarray]:
@@ -63,13 +69,21 @@ def _in_order(slices: list[DicomFile], normal: np.ndarray) -> tuple[list[list[Di
     return places, positions[order][is_new]
 
 
-def _require_upright(what: str, positions: np.ndarray, normal: np.ndarray, pixel_mm: float) -> None:
+def _shift(
+    what: str, positions: np.ndarray, direction: np.ndarray, pixel_mm: float, assume: Assume
+) -> np.ndarray | None:
     """Slices may be tilted, but must lie straight above one another: a tilted gantry shears the volume."""
-    way = positions - positions[0]
-    drift = np.linalg.norm(way - np.outer(way @ normal, normal), axis=1).max()
-    if drift > _DRIFT_PIXELS * pixel_mm:
-        wrong = f"its slices shift sideways by {drift:.3g} mm (gantry tilt)"
-        raise BadInput(what, wrong, "resample it to right angles")
+    shift = sideways(positions, direction)
+    drift = np.linalg.norm(shift, axis=1).max()
+    if drift <= _DRIFT_PIXELS * pixel_mm:
+        return None
+    wrong = f"its slices shift sideways by {drift:.3g} mm (gantry tilt)"
+    if not is_even(shift, pixel_mm):
+        raise BadInput(what, f"its slices shift sideways by up to {drift:.3g} mm, unevenly", "export the series again")
+    if not assume.tilt:
+        remedy = assume.or_say("resample it to right angles", "tilt=true to have that done")
+        raise BadInput(what, wrong, remedy)
+    return shift
 
 
 def _direction(file: DicomFile, orientation: np.ndarray) -> np.ndarray:
