@@ -13,12 +13,15 @@ from rich.table import Table
 
 from covidseg.cli.app import application
 from covidseg.cli.predict import switch
+from covidseg.config.build import instantiate
+from covidseg.data.download import Record, fetch
 from covidseg.data.prepare import run as preparation
 from covidseg.data.prepare.folder import reason
 from covidseg.data.prepare.run import Outcome
 from covidseg.data.store import PreparedDataset, whole_ml
 from covidseg.scans.gate.names import printable
-from covidseg.system.errors import Interrupted
+from covidseg.system.errors import BadInput, Interrupted
+from covidseg.system.terminal import window_progress
 
 
 @application("prepare")
@@ -26,6 +29,8 @@ def main(cfg: DictConfig) -> None:
     """Prepare (or only check) the configured data set and print what was found."""
     check_only, options = switch(cfg, "check_only"), preparation.plain(cfg.data)
     try:
+        if switch(cfg, "download"):
+            download(options, Console())
         if check_only:
             outcome = preparation.check(options)
         elif options["prepared"]:
@@ -39,6 +44,25 @@ def main(cfg: DictConfig) -> None:
     if outcome.dataset and switch(cfg, "contact_sheet"):
         draw(outcome.dataset, options["window"], console)
     outcome.complain(options["allow_refused"])
+
+
+def download(options: dict[str, Any], console: Console) -> None:
+    """Fetch the configured data set into data.root, and say what came of it."""
+    converter = instantiate(options["source"], "data", "data.source.")
+    published = getattr(converter, "published", None)
+    if not isinstance(published, Record):
+        what = f"is {published}" if published else "is nothing that is published"
+        remedy = "download it there, and give its folder: data.root=..." if published else "drop download=true"
+        raise BadInput(f"data={options['name']}", what, remedy)
+    if options["root"] is None:
+        raise BadInput("data.root", "has no value", "give the folder to download into: data.root=...")
+    root = Path(str(options["root"])).expanduser()
+    where = f"{published.doi}, {published.licence}: into {root}"
+    console.print(where, markup=False, highlight=False, soft_wrap=True)
+    with window_progress(console) as bar:
+        done = fetch(published, root, bar)
+    for line in done:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def draw(dataset: PreparedDataset, window: Sequence[float], console: Console) -> None:

@@ -93,7 +93,11 @@ def existing_folder(root: object, option: str, inside: str = "") -> Path:
     path = Path(str(root)).expanduser()
     what = f"{option}={shown(path.absolute())}"
     if not _is_folder(path):
-        raise BadInput(what, "there is no such folder", "correct the path")
+        raise BadInput(
+            what,
+            "there is no such folder",
+            "correct the path, or fetch a public data set: prepare.py data=... download=true",
+        )
     if inside and not _is_folder(path / inside):
         raise BadInput(what, f"holds no folder {inside}/", "give the folder around it; conf/data says what lies where")
     return path / inside

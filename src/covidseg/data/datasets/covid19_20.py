@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from covidseg.data.datasets import Listing, Mask, Source, entries, existing_folder, label_map, scan_name
 
@@ -12,6 +13,8 @@ REPEATED = re.compile(r"(volume-covid19-A-\d{4})_\d")  # seven ids carry _0 or _
 
 class Covid1920:
     """`<root>/Train/volume-covid19-A-0011_ct.nii.gz` with `..._seg.nii.gz`; Validation, without labels, is left."""
+
+    published: ClassVar = "given out at https://covid-segmentation.grand-challenge.org after registration"
 
     def __init__(self, root: str | Path, labels: Mapping[int, str]):
         self.root = root

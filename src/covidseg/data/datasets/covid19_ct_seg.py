@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from covidseg.data.datasets import Listing, Mask, Source, entries, existing_folder, label_map, scan_name
+from covidseg.data.download import Record
 
 IMAGES = "COVID-19-CT-Seg_20cases"
 COMBINED = "Lung_and_Infection_Mask"
@@ -13,11 +15,24 @@ RENAMED = re.compile(r"(?:coronacases_org_(?:case)?|case)(\d{3})")  # of a copy:
 STORED_WINDOW = [-1250.0, 250.0]  # the Radiopaedia half is stored as 0..255 of this HU window
 
 
+RECORD = Record(
+    url="https://zenodo.org/api/records/3757476",
+    sha256={
+        "COVID-19-CT-Seg_20cases.zip": "a5060480eff9315b069b086312dac4872777901fb80d268a5a83edd9f4e7b440",
+        "Lung_and_Infection_Mask.zip": "34f5a573cb8fb53cb15abe81868395d9addf436854826a6fd6e70c2b294f19c3",
+    },
+    doi="https://doi.org/10.5281/zenodo.3757476",
+    licence="CC BY-NC-SA 4.0",
+)
+
+
 class Covid19CTSeg:
     """The unpacked zips side by side under `root`, one folder each; names as published or as in the renamed copy.
 
     `Lung_and_Infection_Mask` is taken where it is there, otherwise `Lung_Mask` and `Infection_Mask`.
     """
+
+    published: ClassVar = RECORD
 
     def __init__(self, root: str | Path, labels: Mapping[int, str], same_patient: Sequence[Sequence[str]]):
         """`labels`: values of the combined masks; `same_patient`: groups of cases that are one patient."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from covidseg.data.datasets import Listing, Mask, Source, entries, existing_folder, label_map
 
@@ -11,6 +12,8 @@ class MosMed:
 
     Only every tenth slice is published, about 8 mm apart. The license allows no converted files: they stay yours.
     """
+
+    published: ClassVar = "given out at https://mosmed.ai/datasets/covid19_1110 after a form"
 
     def __init__(self, root: str | Path, labels: Mapping[int, str]):
         self.root = root
