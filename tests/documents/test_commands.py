@@ -29,6 +29,7 @@ EXCUSED = {
     "python src/train.py sweep=ablation launcher=slurm hydra.launcher.partition=gpu": "tests/sweep/test_slurm.py",
     "wandb login": "needs an account",
     "wandb sync": "needs a server; tests/tracking/test_tracking.py reads the file that it would send",
+    "python src/prepare.py data=covid19_ct_seg download=true": "tests/data/test_download.py, from a server on this machine",
     "git lfs pull": "belongs to somebody else's repository of scans",
 }
 
@@ -36,7 +37,12 @@ QUICK = ("prepare", "shell", "help")
 NEED_NOTHING = ("demo", "benchmark")  # that was made before, and nothing after them needs what they make
 
 COMMANDS = [command for command in all_commands() if command.text not in EXCUSED and command.document != EXTEND]
-OWN_FOLDER = ("README.md", "docs/getting-started.md", "docs/how-to.md")  # the other documents share one
+OWN_FOLDER = (
+    "README.md",
+    "docs/getting-started.md",
+    "docs/how-to.md",
+    "docs/how-to/reproduce-public.md",
+)  # the other documents share one
 
 
 def folder_of(command):
@@ -197,8 +203,8 @@ def evaluated(call, done, root):
 
 def listed(root, dataset):
     """The annotated cases of a stand-in."""
-    masks = {"folder": "lesions", "covid19_ct_seg": "Infection_Mask"}[dataset]
-    return {path.name.split(".")[0] for path in (root / masks).iterdir() if not path.name.startswith(".")}
+    masks = {"folder": "lesions", "covid19_ct_seg": "Infection_Mask", "mosmed": "masks"}[dataset]
+    return {path.name.split(".")[0].removesuffix("_mask") for path in (root / masks).iterdir() if not path.name.startswith(".")}
 
 
 def looked(call, done, root):

@@ -7,6 +7,7 @@ import shlex
 FILLED_IN = [
     ("README.md", "<run folder>", "runs/mine/covidsegnet-fv-paspp/lesion/seed0"),
     ("docs/how-to.md", "<run folder>", "runs/train/paspp_outputs/lesion/seed0"),
+    ("docs/how-to/reproduce-public.md", "<run folder>", "runs/table1/covidsegnet/lesion/seed0-fold0"),
     ("", "=/data/", "="),
     ("", "<command> ...", "status"),
     ("", "<command>", "status"),

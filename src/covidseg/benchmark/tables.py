@@ -14,18 +14,25 @@ from covidseg.config.paths import CONF, ROOT
 from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
 from covidseg.system.files import write_text
 
-DOCUMENTS = ("README.md", "docs/reference.md")
+DOCUMENTS = ("README.md", "docs/reference.md", "docs/how-to/reproduce-public.md")
+TFLOPS = (
+    202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D network's training step on an H100
+)
+_SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, one seed
+_RUNS_OF_A_ROW, _DEVICES = 2 * 5, 6
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def generated(root: Path = ROOT) -> dict[Path, str]:
     """{file: its text as it should be} of every file of the checkout `root` that holds a table."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        steps = compose("train").training.max_steps
         measured = networks.Measured.of(compose("benchmark", overrides=["suite=networks"]).networks)
     tables = {
         "networks": lambda: measured.table,
         "metrics": lambda: _markdown(("metric", "definition"), (_definition(metric) for metric in METRICS)),
         "empty-masks": _empty_masks,
+        "public-hours": lambda: _public_hours(measured, steps),
     }
     files = {root / "experiments" / name: text for name, text in measured.files().items()}
     return files | {root / name: filled((root / name).read_text(encoding="utf-8"), tables) for name in DOCUMENTS}
@@ -39,6 +46,20 @@ def filled(text: str, tables: dict[str, Callable[[], str]]) -> str:
 def _definition(metric: Metric) -> tuple[str, str]:
     better = "higher" if metric.higher_is_better else "lower"
     return f"{metric.heading} ({better} is better)", metric.definition.replace("|", "\\|")
+
+
+def _public_hours(measured: networks.Measured, steps: int) -> str:
+    """What the two sweeps compute: forward and backward, twice the multiply-adds each way, three ways in all."""
+    rows = []
+    for sweep, table in _SWEEPS.items():
+        of_table = [row for row in measured.rows if row["table"] == table]
+        each = sum(row["multiply_adds"] for row in of_table) * 2 * 3 * measured.batch_size * steps
+        hours = each * _RUNS_OF_A_ROW / (TFLOPS * 1e12 * _DEVICES) / 3600
+        kept = sum(row["parameters"] for row in of_table) * 4 * (3 + 3 + 1) * _RUNS_OF_A_ROW  # last, previous, best
+        runs = len(of_table) * _RUNS_OF_A_ROW
+        rows.append((sweep, str(runs), f"{each * _RUNS_OF_A_ROW / 1e18:,.0f}", f"{hours:.0f}", f"{kept / 1e9:.0f}"))
+    header = ("sweep", "runs", "10^18 floating-point operations", "hours on six devices", "GB of checkpoints")
+    return _markdown(header, rows)
 
 
 def _empty_masks() -> str:
