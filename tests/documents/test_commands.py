@@ -29,7 +29,7 @@ EXCUSED = {
     "python src/train.py sweep=ablation launcher=slurm hydra.launcher.partition=gpu": "tests/sweep/test_slurm.py",
     "wandb login": "needs an account",
     "wandb sync": "needs a server; tests/tracking/test_tracking.py reads the file that it would send",
-    "python src/prepare.py data=covid19_ct_seg download=true": "tests/data/test_download.py, from a server on this machine",
+    "python src/prepare.py data=covid19_ct_seg download=true": "tests/data/test_download.py, from a server here",
     "git lfs pull": "belongs to somebody else's repository of scans",
 }
 
@@ -204,7 +204,8 @@ def evaluated(call, done, root):
 def listed(root, dataset):
     """The annotated cases of a stand-in."""
     masks = {"folder": "lesions", "covid19_ct_seg": "Infection_Mask", "mosmed": "masks"}[dataset]
-    return {path.name.split(".")[0].removesuffix("_mask") for path in (root / masks).iterdir() if not path.name.startswith(".")}
+    names = [path.name.split(".")[0] for path in (root / masks).iterdir() if not path.name.startswith(".")]
+    return {name.removesuffix("_mask") for name in names}
 
 
 def looked(call, done, root):

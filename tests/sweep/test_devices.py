@@ -2,9 +2,11 @@
 
 import pytest
 
+from covidseg.runs.folder import RunFolder
 from covidseg.sweep import pool
-from covidseg.sweep.pool import find_devices
-from covidseg.system.errors import BadInput
+from covidseg.sweep.pool import LocalPool, find_devices, require_per_device
+from covidseg.system.devices import require_given_gpus
+from covidseg.system.errors import BadInput, EnvironmentFault
 
 
 @pytest.fixture
@@ -71,3 +73,53 @@ def test_a_device_behind_one_that_cannot_be_is_not_visible(visible):
     """As CUDA reads it."""
     visible("3,-1,4")
     assert find_devices("all", "auto", on_cpu=False) == (["3"], True)
+
+
+class Wish:
+    """A row's wish for devices, as the pool asks for it."""
+
+    nodes = 1
+
+    def __init__(self, devices, folder=None, overrides=()):
+        self.name, self.devices, self.overrides, self.cost = "table2/a/lesion/seed0", devices, list(overrides), 1.0
+        self.folder, self.placed_on = RunFolder(folder) if folder else None, []
+
+
+def test_runs_share_a_gpu_where_that_is_asked_for():
+    shared = LocalPool(["0", "1"], True, "table2", per_device=2)
+    assert shared.slots == 4 and str(shared) == "2 GPUs (0, 1), 2 runs on each"
+    assert [shared.devices.take(Wish(1)) for _ in range(4)] == [["0"], ["1"], ["0"], ["1"]]
+    with pytest.raises(BadInput, match=r"takes whole GPUs, and 2 runs share each -> hydra\.launcher\.per_device=1"):
+        shared.fit(Wish(2))
+    assert LocalPool(["cpu0"], False, "table2", per_device=2).slots == 1
+    for wrong in (0, -1, "two", True, 1.5):
+        with pytest.raises(BadInput, match=r"hydra\.launcher\.per_device"):
+            require_per_device(wrong)
+
+
+@pytest.mark.parametrize("per_device, threads", [(1, 6), (2, 3)])
+def test_a_gpus_run_is_told_its_device_and_its_share_of_the_cores(tmp_path, monkeypatch, per_device, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(pool, "program", lambda: ["env"])
+    machine = LocalPool(["4", "GPU-x"], True, "table2", per_device)
+    rows = [Wish(1, tmp_path / f"runs/t/{name}/lesion/seed0") for name in "ab"]
+    for row in rows:
+        row.folder.path.mkdir(parents=True)
+        machine.start(row)
+    while machine.busy:
+        machine.ended()
+    for row, device in zip(rows, ("4", "GPU-x"), strict=True):
+        lines = (row.folder.path / "output.log").read_text().splitlines()
+        told = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert told["CUDA_VISIBLE_DEVICES"] == told["COVIDSEG_GPUS"] == device
+        assert told["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_a_run_that_does_not_find_its_gpu_ends_at_once(monkeypatch):
+    monkeypatch.setenv("COVIDSEG_GPUS", "4,5")
+    require_given_gpus(lambda: 2)
+    with pytest.raises(EnvironmentFault, match=r"GPU 4,5: was given to this run, and torch finds 1 of 2"):
+        require_given_gpus(lambda: 1)
+    monkeypatch.delenv("COVIDSEG_GPUS")
+    require_given_gpus(lambda: 0)

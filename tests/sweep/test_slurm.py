@@ -197,3 +197,39 @@ def test_the_real_train_py_on_two_tasks_is_warned_requeued_and_ends_as_if_alone(
     assert (folder.path / "cases.csv").read_text() == (whole / "cases.csv").read_text()
     ours, theirs = (load_checkpoint(path / "checkpoints/last.ckpt")["state_dict"] for path in (folder.path, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_is_started_through_what_wraps_it(cluster, app):
+    """A stand-in of `apptainer exec`: it notes what it starts, and starts it."""
+    wrapper = app.folder / "wrapper.sh"
+    wrapper.write_text(f'echo "$1 $2 $COVIDSEG_STAGE" >> {app.folder}/wrapped\nshift\nexec "$@"\n')
+    node = app.folder / "node"
+    options = (f"hydra.launcher.wrap='bash {wrapper} --nv'", f"hydra.launcher.setup=['export DISK={node}']")
+    status, out, err = app.run("-m", "row=a", *SLURM, *options, "hydra.launcher.stage='${oc.env:NOTHING,$DISK/x}'")
+    assert status == 0, (out, err)
+    assert (app.folder / "wrapped").read_text() == f"--nv {sys.executable} {node}/x\n"
+
+
+def test_a_detached_driver_submits_and_ends(cluster, app):
+    arguments = ["-m", "row=a,c", "training.max_steps=60", *SLURM]
+    status, out, err = app.run(*arguments, "hydra.launcher.detach=true")
+    assert (status, err) == (0, ""), (out, err)
+    assert "2 jobs are in the queue; `make status` shows them" in out
+    assert len(slurm("squeue", "-h").splitlines()) == 2
+    ask = [sys.executable, "-m", "covidseg.cli.status"]
+    shown = subprocess.run(ask, cwd=app.folder, capture_output=True, text=True, timeout=60).stdout
+    assert "not running: 2 " in shown and "failed" not in shown and "interrupted" not in shown, shown
+    wait_for(lambda: not slurm("squeue", "-h"))
+    shown = subprocess.run(ask, cwd=app.folder, capture_output=True, text=True, timeout=60).stdout
+    assert "2 done" in shown, shown
+    status, out, err = app.run(*arguments)
+    assert status == 0 and "2 runs: 2 done" in out
+    assert starts(app, "a") == starts(app, "c") == [0]
+
+
+def test_a_detached_driver_says_what_the_queue_had_no_room_for(cluster, app):
+    options = ("hydra.launcher.detach=true", "hydra.launcher.max_jobs=1")
+    status, out, _ = app.run("-m", "row=a,c", *SLURM, *options)
+    assert status == 0 and "1 jobs are in the queue, 1 wait for room in the queue" in out
+    status, out, err = app.run("-m", "row=a,c", *SLURM)
+    assert status == 0, (out, err)

@@ -80,6 +80,10 @@ def _line(ledger: Path, row: dict[str, Any], held: bool) -> tuple[str, State, st
         and state in (State.WAITING, State.ELSEWHERE, State.FAILED)
     ):
         state, reason = State(row["state"]), row["reason"]
+    elif not held and row["state"] in (State.RUNNING, State.QUEUED) and state is State.ELSEWHERE:
+        state = State.RUNNING  # of a driver that is gone or has detached: somebody holds the run's lock
+    elif state is State.WAITING and row["state"] is State.QUEUED.value and row["placed_on"]:
+        state, reason = State.QUEUED, "submitted, and nobody watches it: the same command does"
     elif state is State.WAITING and row["state"] in (State.RUNNING, State.INTERRUPTED):
         state, reason = State.INTERRUPTED, row["reason"] or "its driver is gone; resumes the next time"
     text = describe(state, reason, row["placed_on"], folder, row["max_steps"], row["patches_per_step"])

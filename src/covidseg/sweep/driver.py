@@ -25,6 +25,7 @@ class Executor(Protocol):
 
     busy: bool
     slots: int | None  # runs at a time, where that is known
+    detached: bool  # whether the driver ends once the rows are submitted
     on_gpu: bool
 
     def fit(self, row: Row) -> None: ...
@@ -37,6 +38,8 @@ class Executor(Protocol):
 
 def drive(rows: Sequence[Row], executor: Executor, ledger: Ledger, view: View, grace_seconds: float) -> None:
     """Run every waiting row; on return each row's state says what became of it.
+
+    Of a detached executor's rows some are queued or running then, and nobody watches them.
 
     Raises Interrupted after a SIGINT, SIGTERM or SIGHUP, when all runs have saved their state and ended. A second one,
     or `grace_seconds`, ends those that have not.
@@ -63,6 +66,8 @@ def drive(rows: Sequence[Row], executor: Executor, ledger: Ledger, view: View, g
                             ledger.save()
                             view.event(row)
                 _fill(rows, executor, ledger, view)
+                if executor.detached:
+                    break
             if not executor.busy and (stopping or not _with(rows, State.WAITING, State.ELSEWHERE)):
                 break
             view.refresh()

@@ -87,6 +87,11 @@ def launch(
         rows = _announce(rows, executor, view, Path(cfg.paths.runs))
         ledger.save()
         drive(rows, executor, ledger, view, grace_seconds)
+    if executor.detached and (left := [row for row in rows if row.state in (State.QUEUED, State.RUNNING)]):
+        held_back = sum(row.state is State.WAITING for row in rows)
+        more = f", {held_back} wait for room in the queue: start the same command again" if held_back else ""
+        view.note(f"{group}: {len(left)} jobs are in the queue{more}; `make status` shows them")
+        return
     if executor.slots and (spent := account(rows, executor.slots, time.monotonic() - start)):
         view.note(str(spent))
     if report and any(row.state is State.DONE and not row.folder.asks_for_no_score for row in rows):

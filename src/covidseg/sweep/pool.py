@@ -10,6 +10,7 @@ from typing import Any
 from covidseg.sweep.child import Child, environment, program
 from covidseg.sweep.rows import Row
 from covidseg.sweep.schedule import Devices
+from covidseg.system.devices import GIVEN_GPUS
 from covidseg.system.errors import BadInput
 
 _NAMED = ("GPU-", "MIG-")  # how a device's name begins where it is no number
@@ -19,18 +20,22 @@ _DRIVER_LIST = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 class LocalPool:
     """Starts rows as children and says which have ended. `ids` are GPU indices or UUIDs, or the names of CPU slots.
 
-    `group`: what the runs of this sweep are tracked under.
+    `group`: what the runs of this sweep are tracked under. `per_device`: runs that share a GPU, where each leaves room.
     """
 
-    def __init__(self, ids: Sequence[str], on_gpu: bool, group: str):
-        self.devices = Devices(ids)
-        self.on_gpu, self.group = on_gpu, group
+    detached = False  # its runs end with it
+
+    def __init__(self, ids: Sequence[str], on_gpu: bool, group: str, per_device: int = 1):
+        self.devices = Devices([*ids] * (per_device if on_gpu else 1))
+        self.on_gpu, self.group, self._per_device = on_gpu, group, per_device if on_gpu else 1
         self._children: dict[int, tuple[Row, Child]] = {}
 
     def __str__(self) -> str:
         count = len(self.devices.ids)
         if self.on_gpu:
-            return f"{count} GPU{'s' if count > 1 else ''} ({', '.join(self.devices.ids)})"
+            ids = list(dict.fromkeys(self.devices.ids))
+            shared = f", {self._per_device} runs on each" if self._per_device > 1 else ""
+            return f"{len(ids)} GPU{'s' if len(ids) > 1 else ''} ({', '.join(ids)}){shared}"
         return f"the CPU, {count} run{'s' if count > 1 else ''} at a time"
 
     @property
@@ -42,12 +47,15 @@ class LocalPool:
         """Give the row's wish a number of the pool's devices. Raises BadInput when it can never start here."""
         if row.nodes > 1:
             raise BadInput(row.name, f"trainer.num_nodes={row.nodes} on one machine", "launcher=slurm takes several")
-        size = len(self.devices.ids)
+        size = len(set(self.devices.ids))
         if row.devices == -1:
             row.devices = size if self.on_gpu else 1
         if row.devices > size:
             remedy = "fewer devices, or more in GPUS=" if self.on_gpu else f"hydra.launcher.slots={row.devices}"
             raise BadInput(row.name, f"trainer.devices={row.devices}, the pool has {size}", remedy)
+        if self._per_device > 1 and row.devices > 1:
+            wrong = f"trainer.devices={row.devices} takes whole GPUs, and {self._per_device} runs share each"
+            raise BadInput(row.name, wrong, "hydra.launcher.per_device=1, or trainer.devices=1")
 
     def next(self, waiting: Sequence[Row]) -> Row | None:
         """The row to start now, or None while there is no device for any."""
@@ -58,8 +66,8 @@ class LocalPool:
         row.placed_on = self.devices.take(row)
         extra = {"COVIDSEG_SWEEP": self.group}
         if self.on_gpu:
-            extra["CUDA_VISIBLE_DEVICES"] = ",".join(row.placed_on)
-        elif "OMP_NUM_THREADS" not in os.environ:
+            extra["CUDA_VISIBLE_DEVICES"] = extra[GIVEN_GPUS] = ",".join(row.placed_on)
+        if "OMP_NUM_THREADS" not in os.environ:  # each process would take all cores, for loading and augmentation too
             extra["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(self.devices.ids)))
         child = Child([*program(), *row.overrides], row.folder.path / "output.log", environment(extra))
         self._children[id(row)] = (row, child)
@@ -90,6 +98,13 @@ class LocalPool:
         """End every run now."""
         for _, child in self._children.values():
             child.kill()
+
+
+def require_per_device(value: object) -> int:
+    """`hydra.launcher.per_device`; `BadInput` for what is no number of runs."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput("hydra.launcher.per_device", f"{value} runs on a device", "1 or more")
+    return value
 
 
 def find_devices(devices: object, slots: object, on_cpu: bool) -> tuple[list[str], bool]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from covidseg.data.staging import STAGE
 from covidseg.sweep.child import environment, last_line, program
 from covidseg.sweep.rows import Row, State
 from covidseg.system.errors import BadInput, EnvironmentFault
@@ -39,6 +40,13 @@ class ClusterOptions:
     poll_seconds: float
     unreachable_seconds: float
     max_jobs: int
+    wrap: str | None
+    stage: str | None
+    detach: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.detach, bool):
+            raise BadInput(f"hydra.launcher.detach={self.detach}", "is neither true nor false", "true or false")
 
 
 @dataclass
@@ -54,6 +62,7 @@ class Cluster:
 
     def __init__(self, options: ClusterOptions, group: str):
         self.options, self.group, self.on_gpu = options, group, bool(options.gres)
+        self.detached = options.detach
         self._jobs: dict[str, _Job] = {}
         self._looked = -options.poll_seconds
         self._answered = time.monotonic()
@@ -137,10 +146,13 @@ class Cluster:
     def batch_script(self, row: Row) -> str:
         """The job: the run under srun, one task per device, requeued when it saved because it was told to give way."""
         run = shlex.join([*program(), *row.overrides])
+        wrapped = f"{self.options.wrap} {run}" if self.options.wrap else run
+        staged = [f'export {STAGE}="{self.options.stage}"'] if self.options.stage else []  # its variables are the job's
         lines = [
             "#!/bin/bash",
             *self.options.setup,
-            f"srun --cpus-per-task={self.options.cpus_per_task} {run}",  # from SLURM 22.05 on srun does not inherit it
+            *staged,
+            f"srun --cpus-per-task={self.options.cpus_per_task} {wrapped}",  # from SLURM 22.05 on not inherited
             "status=$?",
             '[ $status -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"',
             "exit $status",

@@ -17,6 +17,7 @@ from rich.console import Console
 from covidseg import tracking
 from covidseg.data.prepare.run import prepare
 from covidseg.data.prepare.splits import ALL
+from covidseg.data.staging import staged
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.data.train.datamodule import CTDataModule
 from covidseg.evaluation.cases import evaluate_cases
@@ -28,6 +29,7 @@ from covidseg.runs import manifest
 from covidseg.runs.checkpoints import checkpoint_name, require_training_state, to_resume
 from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
 from covidseg.runs.slices import keeping_slices
+from covidseg.system.devices import require_given_gpus
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.system.faults import is_out_of_memory
 from covidseg.system.signals import StopRequest, agreed
@@ -46,6 +48,8 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
     configuration, the data or the folder do not allow that, and `Interrupted` after a signal, once the state is saved.
     """
     check(cfg)
+    if cfg.trainer.accelerator != "cpu":
+        require_given_gpus(torch.cuda.device_count)
     _quieten_lightning()
     folder = RunFolder(run_dir(cfg))
     if processes.rank():
@@ -137,7 +141,9 @@ def _open_data(cfg: DictConfig) -> PreparedDataset:
     if folder := processes.announced():
         return PreparedDataset.open(folder)
     structures = list(cfg.task.structures)
-    return prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, structures))
+    dataset = prepare(cfg.data, cfg.paths, lambda division: division.require(cfg.fold, structures))
+    here = staged(Path(dataset.folder))
+    return dataset if here == Path(dataset.folder) else PreparedDataset.open(here)
 
 
 def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> Path | None:

@@ -34,6 +34,7 @@ class PoolOptions(SweepOptions):
     _target_: str = "hydra_plugins.covidseg_launcher.PoolLauncher"
     devices: Any = MISSING
     slots: Any = MISSING
+    per_device: Any = MISSING
 
 
 @dataclass
@@ -53,6 +54,9 @@ class SlurmOptions(SweepOptions):
     poll_seconds: float = MISSING
     unreachable_seconds: float = MISSING
     max_jobs: int = MISSING
+    wrap: str | None = MISSING
+    stage: str | None = MISSING
+    detach: bool = MISSING
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolOptions, provider="covidseg")
@@ -114,10 +118,12 @@ class PoolLauncher(_SweepLauncher):
 
     def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
         from covidseg.sweep.launch import group_of
-        from covidseg.sweep.pool import LocalPool, find_devices
+        from covidseg.sweep.pool import LocalPool, find_devices, require_per_device
 
-        ids, on_gpu = find_devices(**self.options, on_cpu=cfg.trainer.accelerator == "cpu")
-        return LocalPool(ids, on_gpu, group_of(rows))
+        options = dict(self.options)
+        per_device = require_per_device(options.pop("per_device"))
+        ids, on_gpu = find_devices(**options, on_cpu=cfg.trainer.accelerator == "cpu")
+        return LocalPool(ids, on_gpu, group_of(rows), per_device)
 
 
 class SlurmLauncher(_SweepLauncher):
