@@ -1,4 +1,4 @@
-"""`train.py` with a fault: FAULT="<rank>:<step>:<what>", what one of raise, nan, kill, term, oom, hang.
+"""`train.py` with a fault: FAULT="<rank>:<step>:<what>", what one of raise, nan, kill, term, stop, oom, hang.
 
 A script of its own, because a run starts its other processes by the command that started it.
 """
@@ -27,6 +27,8 @@ class Fault(pl.Callback):
             pl_module.loss.register_forward_hook(lambda module, inputs, output: output * float("nan"))
         if self.what == "hang":
             time.sleep(600)
+        if self.what == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.what in ("kill", "term", "group"):
             target = 0 if self.what == "group" else os.getpid()
             os.kill(target, signal.SIGKILL if self.what == "kill" else signal.SIGTERM)

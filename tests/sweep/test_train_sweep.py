@@ -112,7 +112,7 @@ def test_kills_at_any_moment_end_in_the_same_table(start, tmp_path):
 def test_gpus_that_torch_does_not_find_fail_each_run_at_once(start, tmp_path, monkeypatch):
     """On a machine whose torch is a build for CPUs: nothing is trained on the CPU in silence."""
     monkeypatch.setenv("GPUS", "0-1")
-    status, out, err = finish(start("-m", "row=a,b", "trainer.accelerator=auto"))
+    status, out, _ = finish(start("-m", "row=a,b", "trainer.accelerator=auto"))
     assert status == 1 and "2 runs: 2 to run; on 2 GPUs (0, 1)" in out
     assert out.count("was given to this run, and torch finds 0 of 1") >= 2, out
     assert not list(tmp_path.glob("runs/*/*/*/*/checkpoints/*.ckpt"))

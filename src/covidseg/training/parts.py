@@ -1,7 +1,8 @@
 """From a configuration to the parts of a run: what is checked, the LightningModule, the Trainer."""
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, cast
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -30,6 +31,7 @@ from covidseg.training.module import SegmentationTask
 
 T = TypeVar("T")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")  # others keep no state that a run could go on from
+_STEP = "SLURM_STEP_ID"  # set for what srun started
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -179,6 +181,26 @@ def chosen_callbacks(cfg: DictConfig, validates: bool) -> list[pl.Callback]:
     return made
 
 
+def check_cluster(trainer: DictConfig, environment: Mapping[str, str]) -> None:
+    """What SLURM started against what the run is made of. Raises `BadInput`.
+
+    Tasks that are missing would be waited for, and tasks too many would each train the run. A process of `sbatch` that
+    no `srun` started is alone, whatever the job was given.
+    """
+    devices = device_count(trainer.devices)
+    if devices is None or not SLURMEnvironment.detect():
+        return
+    count, wanted = int(environment.get("SLURM_NTASKS", 1)), devices * trainer.num_nodes
+    if _STEP not in environment:
+        if wanted > 1:
+            wrong = f"are {wanted} processes, and sbatch alone starts one"
+            raise BadInput(f"trainer.devices={trainer.devices}", wrong, "srun python src/train.py ... in the script")
+    elif count != wanted:
+        wrong = f"of {trainer.num_nodes} nodes are {wanted} processes, and srun starts {count}"
+        remedy = f"srun --ntasks={wanted}, or trainer.devices={max(1, count // trainer.num_nodes)}"
+        raise BadInput(f"trainer.devices={trainer.devices}", wrong, remedy)
+
+
 def make_trainer(
     cfg: DictConfig, folder: RunFolder, loggers: Sequence[Any], callbacks: Sequence[pl.Callback]
 ) -> pl.Trainer:
@@ -186,7 +208,9 @@ def make_trainer(
     options, training = cfg.trainer, cfg.training
     devices = _devices(options, folder)
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and _STEP not in os.environ:
+        plugins.append(LightningEnvironment())  # sbatch without srun: this process is alone in the job
+    elif SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # its handler saves inside the signal handler
     try:
         return pl.Trainer(

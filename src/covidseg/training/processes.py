@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import CovidSegError, EnvironmentFault, Interrupted
+from covidseg.system.signals import SIGNALS
 from covidseg.training.callbacks import LossNotFinite
 
 _PREPARED = "COVIDSEG_PREPARED"  # "<pid>:<folder>": what the first process opened, for those it starts
@@ -23,6 +24,9 @@ _PARENT = os.getppid()  # remembered: whose parent died is given another
 _INIT = 1  # the parent of a process whose own has died; in a container it may be the first process of a run
 _FAREWELL_SECONDS = 30
 _PR_SET_PDEATHSIG = 1
+_UNANSWERED = ("timed out", "timeout", "connection closed by peer", "connection reset")  # as gloo, NCCL, a store say
+_TAKEN = ("address already in use", "eaddrinuse")
+_GOES_ON = "the same command goes on from the last checkpoint"
 
 
 def rank() -> int:
@@ -84,7 +88,7 @@ def ending_together(trainer: pl.Trainer, folder: RunFolder) -> Iterator[None]:
             folder.write_status("failed", reason=" ".join(str(error).split()), process=rank(), exit_status=code)
             raise
         _leave_us_alive()
-        cause = _cause_elsewhere(trainer, folder)
+        cause = _cause_elsewhere(trainer, folder, error)
         for child in _children(trainer):
             child.kill()
         if cause:
@@ -110,21 +114,46 @@ def _part(trainer: pl.Trainer) -> None:
             child.wait(_FAREWELL_SECONDS)
 
 
-def _cause_elsewhere(trainer: pl.Trainer, folder: RunFolder) -> CovidSegError | None:
+def _cause_elsewhere(trainer: pl.Trainer, folder: RunFolder, error: BaseException) -> CovidSegError | None:
     """What another process failed of, if this one's exception is only the echo of it."""
     if not dist.is_initialized():
-        return None
+        return _unanswered(error) if trainer.world_size > 1 else None
     said = folder.status or {}
     if said.get("state") == "failed":
         cause = CovidSegError(f"process {said.get('process')}", said.get("reason", "failed"))
         cause.exit_code = said.get("exit_status", 1)
         return cause
     for number, child in enumerate(_children(trainer), start=1):
+        if _is_stopped(child.pid):
+            wrong = "was stopped (SIGSTOP, or a frozen container) and did not answer"
+            return EnvironmentFault(f"process {number}", wrong, _GOES_ON)
         with suppress(subprocess.TimeoutExpired):
-            if (status := child.wait(1)) < 0:
+            status = child.wait(1)
+            if status - 128 in SIGNALS:
+                name = signal.Signals(status - 128).name
+                return Interrupted(f"process {number}", f"was ended by {name}", _GOES_ON, status - 128)
+            if status < 0:
                 name = signal.Signals(-status).name
                 return EnvironmentFault(f"process {number}", f"was ended by {name}", "out of memory? lower the batch")
+    return _unanswered(error)
+
+
+def _unanswered(error: BaseException) -> CovidSegError | None:
+    """What a library says of others that do not come or go on, as one line; None where it says something else."""
+    said = str(error).lower()
+    if any(text in said for text in _TAKEN):
+        return EnvironmentFault("MASTER_PORT", "is in use on this machine", "by another run? set it to a free port")
+    if any(text in said for text in _UNANSWERED):
+        wrong = "did not answer within trainer.collective_timeout_minutes: was it stopped, is its node gone?"
+        return EnvironmentFault("another process", wrong, _GOES_ON)
     return None
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal; Linux, elsewhere that is not known."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def _leave_us_alive() -> None:

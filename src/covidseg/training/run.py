@@ -1,6 +1,7 @@
 """One run, from its configuration to its results: prepare, fit, evaluate, write."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from covidseg.system.terminal import case_progress
 from covidseg.training import processes
 from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.module import SegmentationTask
-from covidseg.training.parts import build_task, check, chosen_callbacks, make_trainer
+from covidseg.training.parts import build_task, check, check_cluster, chosen_callbacks, make_trainer
 from covidseg.training.progress import ProgressReporter
 
 
@@ -48,6 +49,7 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
     configuration, the data or the folder do not allow that, and `Interrupted` after a signal, once the state is saved.
     """
     check(cfg)
+    check_cluster(cfg.trainer, os.environ)
     if cfg.trainer.accelerator != "cpu":
         require_given_gpus(torch.cuda.device_count)
     _quieten_lightning()
@@ -67,7 +69,7 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
 
 def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     processes.follow_parent()
-    stop = StopRequest()
+    stop = StopRequest(farewell=lambda reason: folder.write_status("interrupted", reason=reason))
     task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
     dataset = _open_data(cfg)
     training = plain(cfg)["training"]
