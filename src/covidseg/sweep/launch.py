@@ -71,7 +71,7 @@ def launch(
     grace_seconds: float,
     report: bool,
 ) -> None:
-    """Make what is missing of `rows`, show it, and end with the table.
+    """Make what is missing of `rows`, show it, and end with the table; with `cfg.dry_run` only say what is missing.
 
     `cfg`: the sweep's own config, for `paths` and `logger`. Raises CovidSegError when a run is unfinished at the end,
     Interrupted when stopped by a signal, EnvironmentFault when the disk is too small, BadInput when it runs already.
@@ -79,6 +79,14 @@ def launch(
     group, start = group_of(rows), time.monotonic()
     ledger = Ledger(Path(cfg.hydra.sweep.dir), group, rows)
     view = View(rows)
+    if cfg.get("dry_run", False):
+        for row in rows:
+            executor.fit(row)
+            row.judge(retry_failed)
+        for row in _announce(rows, executor, view, Path(cfg.paths.runs)):
+            view.note(f"{row.name}: {row.state}{f', {row.reason}' if row.reason else ''}")
+        view.note("dry_run=true: nothing was started")
+        return
     with ledger.held():
         ledger.save()  # `status` and a second start see this sweep while it is still being planned
         for row in rows:

@@ -67,6 +67,21 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
             return _run(cfg, folder)
 
 
+def would_train(cfg: DictConfig) -> str:
+    """What `train` would do, in a line; only the run's folder is looked at, nothing is written. Raises `BadInput`."""
+    check(cfg)
+    folder = RunFolder(run_dir(cfg))
+    parameters, multiply_adds = network_cost(cfg.model, cfg.training.patch_size_zyx)
+    if folder.is_finished:
+        state = "is finished: nothing to do"
+    elif step := (folder.status or {}).get("step"):
+        state = f"would go on from step {step} of {cfg.training.max_steps}"
+    else:
+        state = f"would train for {cfg.training.max_steps} steps"
+    size = f"{parameters / 1e6:.2f} M parameters, {multiply_adds / 1e9:.1f} G multiply-adds a patch"
+    return f"{folder} {state}; {size}; {cfg.data.name}, configuration {config_hash(cfg)}"
+
+
 def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     processes.follow_parent()
     stop = StopRequest(farewell=lambda reason: folder.write_status("interrupted", reason=reason))

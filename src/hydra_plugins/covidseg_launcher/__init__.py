@@ -63,13 +63,18 @@ ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolOptio
 ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmOptions, provider="covidseg")
 
 
+_MANY = 50  # runs whose planning takes seconds
+
+
 class _SweepLauncher(Launcher):
     def __init__(self, retry_failed: bool, grace_seconds: float, report: bool, **options: Any):
         self.common = {"retry_failed": retry_failed, "grace_seconds": grace_seconds, "report": report}
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        from covidseg.sweep.composing import Composer
+
+        self.config, self.composer = config, Composer(hydra_context.config_loader, self._check)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. Raises CovidSegError while any is unfinished."""
@@ -79,7 +84,9 @@ class _SweepLauncher(Launcher):
 
         setup_globals()
         _mask_secrets(Path(self.config.hydra.sweep.dir) / "multirun.yaml")
-        jobs = [(list(overrides), self._compose(overrides)) for overrides in job_overrides]
+        if len(job_overrides) > _MANY:
+            print(f"planning {len(job_overrides)} runs")
+        jobs = [(list(overrides), self.composer.compose(self.config, overrides)) for overrides in job_overrides]
         jobs = named_by_overrides(jobs, self.config.hydra.overrides.task)
         made = cross_validated(jobs, print)
         rows = plan(made)
@@ -90,14 +97,13 @@ class _SweepLauncher(Launcher):
             for (overrides, cfg), score in zip(jobs, scores(jobs, made), strict=True)
         ]
 
-    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+    def _check(self, cfg: DictConfig) -> None:
+        """Refuse options that are not in the shipped configuration; another application has its own."""
         from covidseg.config.options import refuse_unknown
         from covidseg.config.paths import CONF
 
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         if {"provider": "main", "path": str(CONF), "schema": "file"} in self.config.hydra.runtime.config_sources:
             refuse_unknown(cfg, self.config.hydra.job.config_name)
-        return cfg
 
     def executor(self, rows: Sequence[Any], cfg: DictConfig) -> Any:
         """Where the rows run."""
