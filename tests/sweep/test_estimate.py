@@ -1,12 +1,25 @@
 """Time and disk of a sweep, from run folders written by hand."""
 
 import json
+import os
 import shutil
+import time
 from collections import namedtuple
 
 import pytest
+import torch
 
-from covidseg.sweep.estimate import Size, check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
+from covidseg import build_network
+from covidseg.sweep.estimate import (
+    Size,
+    check_disk,
+    expected_time,
+    is_long,
+    measured_seconds_per_patch,
+    network_sizes,
+    price,
+    quick_rate,
+)
 from covidseg.sweep.schedule import best_order, ideal_makespan, makespan
 from covidseg.system.errors import EnvironmentFault
 
@@ -93,3 +106,38 @@ def test_table_ii_on_six_devices_is_near_the_ideal(bench):
     assert len(rows) == 20 and all(sizes)
     price(rows, sizes, {})
     assert makespan(best_order(rows, 6), 6) <= 1.1 * ideal_makespan(rows, 6)
+
+
+def test_a_new_machine_is_measured_for_some_seconds(bench):
+    """The rate of ten seconds, against steps of the very network and patch timed here: within a factor of four."""
+    rows = rows_of(bench, FV, {**FV, "width": 2})
+    for row in rows:
+        row.patch_size_zyx = [16, 32, 32]
+    sizes = network_sizes(rows)
+    rate = quick_rate(rows, sizes, os.environ)
+    counted = price(rows, sizes, {}, rate)
+    assert counted == (0, 2)
+    line = expected_time(rows, *counted, 2)
+    assert line.startswith("expected training time: ") and "(10 s on one device, 2 scaled by multiply-adds)" in line
+    network = build_network("unet3d", width=8)
+    image = torch.zeros(2, 1, 16, 32, 32)
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        network(image).square().mean().backward()
+        times.append(time.perf_counter() - began)
+    assert min(times) / 4 < rate * sizes[0].multiply_adds * 2 < 4 * max(times)
+
+
+def test_only_a_long_sweep_is_worth_the_seconds(bench):
+    rows = rows_of(bench, FV, FV)
+    assert is_long(rows, [Size(1, 10**11), None]) and not is_long(rows, [Size(1, 10**9), None])
+
+
+def test_what_cannot_be_measured_stays_unknown(bench, monkeypatch):
+    rows = rows_of(bench, FV)
+    assert quick_rate(rows, [None], os.environ) is None
+    rows[0].patch_size_zyx = [7, 7, 7]
+    assert quick_rate(rows, [Size(1, 1)], os.environ) is None
+    monkeypatch.setattr("covidseg.sweep.estimate._PATIENCE", 0.01)
+    assert quick_rate(rows, [Size(1, 1)], os.environ) is None

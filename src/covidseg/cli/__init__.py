@@ -3,6 +3,10 @@
 import os
 import sys
 
+if os.name != "posix":  # before anything imports the locks that every run folder and prepared folder relies on
+    print("error: this system: has no POSIX file locks -> use WSL 2, or the container (Dockerfile)", file=sys.stderr)
+    sys.exit(3)
+
 COMMANDS = {
     "train": "train one network, or sweep many with -m",
     "prepare": "check scans and masks and prepare them for training",

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,9 @@ _BYTES_PER_PARAMETER = 3 * 4  # a checkpoint holds the weights and Adam's two mo
 _CHECKPOINTS = 4  # last, the one before it, best, and one that is being written
 _OTHER_BYTES = 30 * 2**20  # curves, cases, logs, the tracker's figures
 _GIB = 2**30
+QUICK_SECONDS = 10.0  # of training, on a machine where no run was measured
+_WORTH_MEASURING = 1e13  # multiply-adds: minutes on two CPU cores
+_PATIENCE = 90.0  # for that, with the start of the process
 
 
 @dataclass
@@ -51,6 +54,40 @@ def network_sizes(rows: Sequence[Row]) -> list[Size | None]:
     return [Size(*sizes[key]) if sizes.get(key) else None for key in keys]
 
 
+def is_long(rows: Sequence[Row], sizes: Sequence[Size | None]) -> bool:
+    """Whether the rows compute so much that it is worth ten seconds to say how long they will take."""
+    work = sum(
+        size.multiply_adds * row.batch_size * row.max_steps for row, size in zip(rows, sizes, strict=True) if size
+    )
+    return work > _WORTH_MEASURING
+
+
+def quick_rate(rows: Sequence[Row], sizes: Sequence[Size | None], environment: Mapping[str, str]) -> float | None:
+    """Seconds of training for each multiply-add, from ten seconds on one device; None where that fails.
+
+    Of the row whose network is in the middle, in a process with the `environment` that a run gets.
+    """
+    known = sorted(((size.multiply_adds, index) for index, size in enumerate(sizes) if size), key=lambda pair: pair[0])
+    if not known:
+        return None
+    row = rows[known[len(known) // 2][1]]
+    asked = {
+        "model": row.model,
+        "patch_size_zyx": row.patch_size_zyx,
+        "batch_size": row.batch_size,
+        "seconds": QUICK_SECONDS,
+    }
+    command = [sys.executable, "-m", "covidseg.sweep.rate"]
+    try:
+        answer = subprocess.run(
+            command, input=json.dumps(asked), capture_output=True, text=True, env=dict(environment), timeout=_PATIENCE
+        )
+        rate = json.loads(answer.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError):
+        return None
+    return float(rate) if rate else None
+
+
 def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
     """Seconds that one process takes for a patch, by network and patch size, from the runs below `runs`.
 
@@ -74,21 +111,24 @@ def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
     return {key: median(values) for key, values in seen.items()}
 
 
-def price(rows: Sequence[Row], sizes: Sequence[Size | None], measured: dict[str, float]) -> tuple[int, int]:
+def price(
+    rows: Sequence[Row], sizes: Sequence[Size | None], measured: dict[str, float], rate: float | None = None
+) -> tuple[int, int]:
     """Set each row's `cost`: seconds of training left, or multiply-adds in proportion to them where none was measured.
 
-    Returns how many rows were measured and how many more are scaled from these by their multiply-adds; the costs are
-    seconds when the two add up to all rows.
+    `rate`: seconds for a multiply-add, where no row was measured. Returns how many rows were measured and how many
+    more are scaled from these, or from `rate`, by their multiply-adds; the costs are seconds when the two add up to
+    all rows.
     """
     speeds = [measured.get(_network_key(row.model, row.patch_size_zyx)) for row in rows]
     known = [(size.multiply_adds, speed) for size, speed in zip(sizes, speeds, strict=True) if size and speed]
-    per_multiply_add = median(speed / work for work, speed in known) if known else 1.0
+    per_multiply_add = median(speed / work for work, speed in known) if known else rate or 1.0
     scaled = 0
     for row, size, speed in zip(rows, sizes, speeds, strict=True):
         steps = row.max_steps - ((row.folder.status or {}).get("step") or 0)
         if speed is None and size is not None:
             speed = size.multiply_adds * per_multiply_add
-            scaled += bool(known)
+            scaled += bool(known or rate)
         row.cost = (speed or 1.0) * row.batch_size * max(steps, 1)
     return sum(speed is not None for speed in speeds), scaled
 
@@ -97,9 +137,8 @@ def expected_time(rows: Sequence[Row], measured: int, scaled: int, slots: int | 
     """The line about time. `slots`: devices of the pool; None for a cluster, which promises nothing."""
     if measured + scaled < len(rows):
         return "expected training time: unknown, no run of these networks was measured here yet"
-    source = f"measured steps of {measured} of {len(rows)} runs" + (
-        f", {scaled} scaled by multiply-adds" if scaled else ""
-    )
+    source = f"measured steps of {measured} of {len(rows)} runs" if measured else f"{QUICK_SECONDS:.0f} s on one device"
+    source += f", {scaled} scaled by multiply-adds" if scaled else ""
     if slots is None:
         return f"expected training time: {duration(sum(row.cost for row in rows))} of run time in all ({source})"
     return f"expected training time: {duration(makespan(best_order(rows, slots), slots))} ({source})"

@@ -18,7 +18,14 @@ from covidseg.config.plain import as_dict
 from covidseg.runs.folder import NOT_SCORED
 from covidseg.sweep.account import account
 from covidseg.sweep.driver import Executor, drive
-from covidseg.sweep.estimate import check_disk, expected_time, measured_seconds_per_patch, network_sizes, price
+from covidseg.sweep.estimate import (
+    check_disk,
+    expected_time,
+    measured_seconds_per_patch,
+    network_sizes,
+    price,
+    quick_rate,
+)
 from covidseg.sweep.ledger import Ledger
 from covidseg.sweep.rows import CLASH, Row, State, key_of
 from covidseg.sweep.schedule import best_order
@@ -118,7 +125,12 @@ def _announce(rows: Sequence[Row], executor: Executor, view: View, runs: Path) -
     view.note(f"{len(rows)} runs: {', '.join(parts)}; on {executor}")
     if missing:
         sizes = network_sizes(missing)
-        measured = price(missing, sizes, measured_seconds_per_patch(runs, executor.on_gpu))
+        speeds = measured_seconds_per_patch(runs, executor.on_gpu)
+        measured = price(missing, sizes, speeds)
+        if executor.slots and sum(measured) < len(missing):
+            view.note("no run of these networks was measured here yet: trying how fast this machine trains")
+            rate = quick_rate(missing, sizes, executor.environment_of_one())
+            measured = price(missing, sizes, speeds, rate)
         view.note(expected_time(missing, *measured, executor.slots))
         view.note(check_disk(missing, sizes, runs))
     for row in rows:

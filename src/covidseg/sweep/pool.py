@@ -64,13 +64,20 @@ class LocalPool:
     def start(self, row: Row) -> None:
         """Start the row's program on its devices."""
         row.placed_on = self.devices.take(row)
+        child = Child([*program(), *row.overrides], row.folder.path / "output.log", self._environment(row.placed_on))
+        self._children[id(row)] = (row, child)
+
+    def environment_of_one(self) -> dict[str, str]:
+        """What a run on one device would find."""
+        return self._environment(self.devices.ids[:1])
+
+    def _environment(self, ids: Sequence[str]) -> dict[str, str]:
         extra = {"COVIDSEG_SWEEP": self.group}
         if self.on_gpu:
-            extra["CUDA_VISIBLE_DEVICES"] = extra[GIVEN_GPUS] = ",".join(row.placed_on)
+            extra["CUDA_VISIBLE_DEVICES"] = extra[GIVEN_GPUS] = ",".join(ids)
         if "OMP_NUM_THREADS" not in os.environ:  # each process would take all cores, for loading and augmentation too
             extra["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(self.devices.ids)))
-        child = Child([*program(), *row.overrides], row.folder.path / "output.log", environment(extra))
-        self._children[id(row)] = (row, child)
+        return environment(extra)
 
     def ended(self) -> list[tuple[Row, int | None, str]]:
         """The rows whose programs are gone since the last call, each with its exit status and last line."""

@@ -131,6 +131,10 @@ class Cluster:
     def busy(self) -> bool:
         return bool(self._jobs)
 
+    def environment_of_one(self) -> dict[str, str]:
+        """Not known before a job runs."""
+        return {}
+
     def terminate(self) -> None:
         """Take what waits out of the queue; ask what runs to save and end."""
         if self._jobs:
