@@ -4,6 +4,7 @@ They need Debian's slurm-wlm and munge and root; COVIDSEG_INSTALL_SLURM=1 lets t
 """
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -55,8 +56,8 @@ def cluster(tmp_path_factory):
         subprocess.run(["bash", CLUSTER, "stop", folder], capture_output=True, timeout=60)
 
 
-def slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+def slurm(*command: str, timeout: float = 30, check: bool = True) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check).stdout
 
 
 def wait_for(condition, seconds: float = 240):
@@ -233,3 +234,50 @@ def test_a_detached_driver_says_what_the_queue_had_no_room_for(cluster, app):
     assert status == 0 and "1 jobs are in the queue, 1 wait for room in the queue" in out
     status, out, err = app.run("-m", "row=a,c", *SLURM)
     assert status == 0, (out, err)
+
+
+def test_k6_two_sigterms_at_once_are_one_request(cluster, app):
+    arguments = ["-m", "row=a,c", "training.max_steps=100", *SLURM]
+    driver = app.start(*arguments)
+    wait_for(lambda: running(app, "a", "c"))
+    driver.terminate()
+    time.sleep(0.05)
+    driver.terminate()
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 143, err
+    assert {said["state"] for said in app.statuses().values()} == {"interrupted"}  # saved, not cancelled
+    assert app.run(*arguments)[0] == 0
+
+
+def test_k11_a_job_that_does_not_find_its_gpu_fails_at_once(cluster, train_options, tmp_path):
+    """The cluster hands out its fake GPUs; torch here finds none of them."""
+    options = [option for option in train_options if not option.startswith("trainer")]
+    command = [sys.executable, "-m", "covidseg.cli.train", "-m", *options, "row=gpu", *SLURM]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "GPU gpu: was given to this run, and torch finds 0 of 1" in done.stdout
+    assert not list(tmp_path.glob("runs/*/*/*/*/checkpoints/*.ckpt"))
+
+
+@pytest.mark.parametrize(("start", "said"), [
+    ("", "are 6 processes, and sbatch alone starts one -> srun python src/train.py"),
+    ("srun --ntasks=3", "are 6 processes, and srun starts 3 -> srun --ntasks=6, or trainer.devices=3"),
+])  # fmt: skip
+def test_k5_tasks_that_nobody_starts_are_not_waited_for(cluster, train_options, tmp_path, start, said):
+    run = shlex.join([sys.executable, "-m", "covidseg.cli.train", *train_options, "trainer.devices=6", "row=six"])
+    script = tmp_path / "job.sh"
+    script.write_text(f"#!/bin/bash\ncd {tmp_path}\n{start} {run}\n")
+    began = time.monotonic()
+    slurm(
+        "sbatch",
+        "--wait",
+        "--ntasks=6",
+        "--ntasks-per-node=6",
+        "--output=out",
+        f"--chdir={tmp_path}",
+        str(script),
+        timeout=200,
+        check=False,
+    )
+    assert said in (tmp_path / "out").read_text()
+    assert time.monotonic() - began < 150

@@ -18,6 +18,7 @@ from typing import Any
 from covidseg.data.staging import STAGE
 from covidseg.sweep.child import environment, last_line, program
 from covidseg.sweep.rows import Row, State
+from covidseg.system.devices import GIVEN_GPUS
 from covidseg.system.errors import BadInput, EnvironmentFault
 
 _ANSWER_SECONDS = 60  # for one call of sbatch, squeue, scontrol or scancel
@@ -156,6 +157,9 @@ class Cluster:
             "#!/bin/bash",
             *self.options.setup,
             *staged,
+            *(
+                [f"export {GIVEN_GPUS}={self.options.gres}"] if self.options.gres else []
+            ),  # a task that finds none fails
             f"srun --cpus-per-task={self.options.cpus_per_task} {wrapped}",  # from SLURM 22.05 on not inherited
             "status=$?",
             '[ $status -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"',
