@@ -38,7 +38,7 @@ def predicted(in_process, run, export, extension, output):
     arguments = (f"run={run}", f"input={export}", f"output={output}", f"extension={extension}")
     status, out, err = in_process("predict", *arguments)
     assert (status, err) == (0, ""), err
-    assert f"{len(PATIENTS)} scans segmented" in out
+    assert f"{len(PATIENTS)} scans segmented" in out and "copy attributes" not in out
     return sorted((export.parents[1] / output).glob(f"*{extension}"))
 
 

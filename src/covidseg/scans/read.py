@@ -13,7 +13,7 @@ import numpy as np
 
 from covidseg.scans.gate import dicom, dicom_seg, metaimage, nifti, nrrd, rtstruct, segmentation
 from covidseg.scans.gate.assume import Assume
-from covidseg.scans.gate.dicom_object import STRUCTURE_SET, is_dicom_mask, object_file, sop_class_of
+from covidseg.scans.gate.dicom_object import STRUCTURE_SET, decoding, is_dicom_mask, object_file, sop_class_of
 from covidseg.scans.gate.finding import ALL_SERIES, ScanSource, ScanSources, find
 from covidseg.scans.gate.grids import Volume, smallness_note
 from covidseg.scans.gate.lattice import on_grid
@@ -124,9 +124,11 @@ def read_mask(
 def _read_dicom_mask(
     path: Path, geometry: Geometry, labels: Mapping[int | str, int], mapped_by: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    file = object_file(path)
-    read = rtstruct.read if sop_class_of(file) == STRUCTURE_SET else dicom_seg.read
-    mask, notes = read(file, geometry, labels, mapped_by)
+    with decoding(shown(path)):
+        file = object_file(path)
+    with decoding(shown(file)):
+        read = rtstruct.read if sop_class_of(file) == STRUCTURE_SET else dicom_seg.read
+        mask, notes = read(file, geometry, labels, mapped_by)
     return mask, tuple(notes)
 
 

@@ -1,5 +1,6 @@
 """A mask as DICOM SEG, which archives file with the scan: it refers to the scan's slices and repeats their patient."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ def require_highdicom() -> Any:
     except ImportError as error:
         remedy = "python -m pip install -c constraints.txt 'covidseg[dicom]', or choose another extension"
         raise EnvironmentFault("highdicom", "writes DICOM SEG and is not installed", remedy) from error
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells each attribute it copies, with the study's UID
     return highdicom
 
 

@@ -1,6 +1,8 @@
 """Masks as DICOM objects: SEG and RTSTRUCT in, SEG out, against highdicom, pydicom, SimpleITK and matplotlib."""
 
 import itertools
+import random
+import warnings
 
 import highdicom
 import numpy as np
@@ -14,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 from covidseg.scans.gate.rtstruct import filled
 from covidseg.scans.read import read_mask, read_scan
 from covidseg.scans.write import write_mask
-from covidseg.system.errors import BadInput
+from covidseg.system.errors import BadInput, CovidSegError
 
 SHAPE = (7, 18, 24)
 NAMES = {"lung": 1, "lesion": 2}
@@ -296,3 +298,30 @@ def test_a_dicom_seg_needs_the_slices_it_refers_to(tmp_path, make, monkeypatch):
     with pytest.raises(BadInput, match=r"cannot refer to the scan: .*StudyInstanceUID"):
         write_mask(tmp_path / "m.dcm", mask, scan.geometry, slices=scan.slices)
     assert not (tmp_path / "m.dcm").exists()
+
+
+@pytest.mark.parametrize("kind", ["seg", "rle", "labelmap", "rtstruct"])
+def test_a_mask_with_altered_bytes_is_read_or_refused(tmp_path, make, kind):
+    """Whatever is altered: a mask on the scan's grid, or one line."""
+    scan, (lung, lesion) = series(tmp_path, make), drawn()
+    path, draw = tmp_path / "m.dcm", random.Random(kind)
+    if kind == "rtstruct":
+        structure_set(path, {"x": contours_of(lung, scan.geometry)})
+    elif kind == "rle":
+        written_by_highdicom(path, scan, {"x": lesion.astype(float)}, "FRACTIONAL", RLELossless)
+    else:
+        written_by_highdicom(path, scan, {"x": lesion}, "LABELMAP" if kind == "labelmap" else "BINARY")
+    whole = path.read_bytes()
+    for _ in range(400):
+        raw = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            raw[draw.randrange(132, len(raw))] = draw.randrange(256)
+        path.write_bytes(raw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                mask, _ = read_mask(path, scan.geometry)
+            except CovidSegError as error:
+                assert "\n" not in str(error) and "Canary" not in str(error)
+            else:
+                assert mask.shape == SHAPE and mask.max() <= 1

@@ -7,12 +7,11 @@ from typing import Any
 
 from covidseg.scans.gate.dicom_elements import PIXEL_DATA, Damaged, elements, inflated, looks_like_dicom
 from covidseg.scans.gate.names import is_litter, kind, listing, opened, shown
-from covidseg.system.errors import BadInput
+from covidseg.system.errors import BadInput, CovidSegError
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 _NAMES = {SEGMENTATION: "DICOM SEG", LABEL_MAP: "DICOM SEG", STRUCTURE_SET: "RTSTRUCT"}
-_UNREADABLE = (OSError, ValueError, AttributeError, TypeError, IndexError, KeyError, NotImplementedError, RuntimeError)
 
 
 def is_dicom_mask(path: Path) -> bool:
@@ -51,8 +50,7 @@ def read_object(path: Path, keywords: Sequence[str]) -> tuple[str, Any]:
         *_, last = elements(inflated(data))
     except Damaged as error:
         raise BadInput(what, f"unreadable DICOM: it {error}", "copy or export it again") from error
-    with unreadable(what, "its header"):
-        dataset = pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID", *keywords])
+    dataset = pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID", *keywords])
     sop_class = str(dataset.get("SOPClassUID", ""))
     if sop_class not in _NAMES:
         raise BadInput(what, "is no DICOM SEG or RTSTRUCT", "export the mask as one of these, or as .nii.gz")
@@ -62,14 +60,14 @@ def read_object(path: Path, keywords: Sequence[str]) -> tuple[str, Any]:
 
 
 @contextmanager
-def unreadable(what: str, part: str) -> Iterator[None]:
-    """What a decoder makes of nonsense, as one line."""
+def decoding(what: str) -> Iterator[None]:
+    """What a decoder makes of nonsense, as one line: bytes that are altered make it raise whatever there is."""
     try:
         yield
-    except _UNREADABLE as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(what, f"{part} cannot be decoded", "export it again, uncompressed") from error
+    except (CovidSegError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadInput(what, "cannot be decoded", "export it again, uncompressed") from error
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -90,6 +88,5 @@ def sop_class_of(path: Path) -> str:
         head = stream.read(132)
     if not looks_like_dicom(head):
         return ""
-    with unreadable(shown(path), "its header"):
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-        return str(dataset.get("SOPClassUID", ""))
+    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    return str(dataset.get("SOPClassUID", ""))

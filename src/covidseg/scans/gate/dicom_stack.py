@@ -45,7 +45,7 @@ def arrange(
             if np.abs(file.numbers(name, count) - first.numbers(name, count)).max() > _HEADER_TOLERANCE:
                 raise BadInput(what, f"{file.what} differs from {first.what} in {name}", "separate the series")
     rows, columns, pixel, orientation = (first.numbers(name, count) for name, count in _COMMON.items())
-    direction = _direction(first, orientation)
+    direction = direction_of(first.what, orientation)
     places, positions = _in_order(slices, direction[:, 2])
     shift = _shift(what, positions, direction, pixel.min(), assume)
     step, notes = _step(what, positions @ direction[:, 2], first)
@@ -86,11 +86,11 @@ def _shift(
     return shift
 
 
-def _direction(file: DicomFile, orientation: np.ndarray) -> np.ndarray:
+def direction_of(what: str, orientation: np.ndarray) -> np.ndarray:
     """(3, 3) columns: along a row, down a column, along the slice normal. Rounding of the cosines is taken out."""
     axes = orientation.reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), rtol=0, atol=_COSINE_TOLERANCE):
-        raise BadInput(file.what, "ImageOrientationPatient is not two unit vectors at right angles", "export it again")
+        raise BadInput(what, "ImageOrientationPatient is not two unit vectors at right angles", "export it again")
     across, down = axes
     across = across / np.linalg.norm(across)
     down = down - (down @ across) * across

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covidseg.scans.gate.dicom_object import read_object, unreadable
+from covidseg.scans.gate.dicom_object import read_object
 from covidseg.scans.gate.grids import TOLERANCE_VOXELS
 from covidseg.scans.gate.meanings import meanings
 from covidseg.scans.gate.names import printable, shown
@@ -28,11 +28,10 @@ def read(path: Path, wanted: Geometry, labels: Mapping[int | str, int], mapped_b
     """
     what = shown(path)
     _, dataset = read_object(path, _KEYWORDS)
-    with unreadable(what, "its header"):
-        names = {int(one.ROINumber): printable(str(one.get("ROIName", "")).strip()) for one in
-                 dataset.StructureSetROISequence}  # fmt: skip
-        drawn = {int(one.ReferencedROINumber): list(one.get("ContourSequence") or []) for one in
-                 dataset.ROIContourSequence}  # fmt: skip
+    names = {int(one.ROINumber): printable(str(one.get("ROIName", "")).strip()) for one in
+             dataset.StructureSetROISequence}  # fmt: skip
+    drawn = {int(one.ReferencedROINumber): list(one.get("ContourSequence") or []) for one in
+             dataset.ROIContourSequence}  # fmt: skip
     numbers = [number for number in names if drawn.get(number)]
     if not numbers:
         raise BadInput(what, "holds no region with a contour", "export the structure set again")
@@ -43,9 +42,8 @@ def read(path: Path, wanted: Geometry, labels: Mapping[int | str, int], mapped_b
     for number, label in zip(numbers, meant, strict=True):
         if label:
             region = f"{what}, region {names[number]}"
-            with unreadable(region, "its contours"):
-                kinds = {str(contour.ContourGeometricType) for contour in drawn[number]}
-                points = [np.array(contour.ContourData, float).reshape(-1, 3) for contour in drawn[number]]
+            kinds = {str(contour.ContourGeometricType) for contour in drawn[number]}
+            points = [np.array(contour.ContourData, float).reshape(-1, 3) for contour in drawn[number]]
             if not kinds <= _CLOSED:
                 raise BadInput(region, f"is of {', '.join(sorted(kinds))}, not closed contours", _ELSEWHERE)
             np.maximum(mask, filled_region(region, points, wanted) * np.uint8(label), out=mask)
