@@ -55,3 +55,17 @@ def test_the_script_works_from_a_bare_clone_elsewhere(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.startswith("error: model=typo")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_told_without_torch(command, train_options, tmp_path):
+    """Half a second instead of five, which a sweep that is started again pays for every run."""
+    assert command()[0] == 0
+    code = (
+        "import sys; from covidseg.cli.train import main; main()\n"
+        "assert not {'torch', 'SimpleITK', 'pytorch_lightning'} & set(sys.modules), 'imported'"
+    )
+    again = [sys.executable, "-c", code, *train_options]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "finished: nothing to do" in done.stdout, done.stderr
+    other = subprocess.run([*again, "training.max_steps=9"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert other.returncode == 2 and "holds a run of another configuration" in other.stderr

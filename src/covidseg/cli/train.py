@@ -10,16 +10,17 @@ from covidseg.runs.folder import RunFolder, run_dir
 @application("train")
 def main(cfg: DictConfig) -> float | None:
     """Returns the validation Dice of the evaluated checkpoint, for a sweeper that looks for the highest."""
-    from covidseg.training.run import (  # seconds of imports that `--help` and a typo need not wait for
-        train,
-        would_train,
-    )
+    folder, dry = RunFolder(run_dir(cfg)), switch(cfg, "dry_run")
+    if not dry and folder.has_nothing_to_do(cfg):
+        return folder.validation_dice
 
-    if switch(cfg, "dry_run"):
-        print(would_train(cfg))
+    from covidseg.training import run  # seconds of imports that `--help`, a typo and a finished run need not wait for
+
+    if dry:
+        print(run.would_train(cfg))
     else:
-        train(cfg)
-    return RunFolder(run_dir(cfg)).validation_dice
+        run.train(cfg)
+    return folder.validation_dice
 
 
 if __name__ == "__main__":

@@ -310,6 +310,17 @@ class RunFolder:
             return  # the file says how the run was made, not how it was asked for again
         write_text(self.config_path, OmegaConf.to_yaml(OmegaConf.create(without_secrets(plain(cfg)))))
 
+    def has_nothing_to_do(self, cfg: DictConfig) -> bool:
+        """Whether the run of `cfg` is finished, which is said then. Raises `BadInput` as `claim` does.
+
+        Nothing here needs torch: a sweep that is started again asks it of every row.
+        """
+        if not self.is_finished or cfg.resume == "never":
+            return False
+        self.claim(cfg)
+        print(f"{self} is finished: nothing to do")
+        return True
+
     def write_status(self, state: str, **values: Any) -> None:
         """Replace status.json; `values` that are not given keep what they were."""
         previous = {key: value for key, value in (self.status or {}).items() if key != "reason"}

@@ -58,10 +58,9 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
         return _run(cfg, folder)
     with folder.lock():
         folder.claim(cfg)
-        if folder.is_finished:
-            if cfg.resume == "never":
-                raise BadInput(str(folder), "holds a finished run", "choose another name= or row=, or leave resume out")
-            print(f"{folder} is finished: nothing to do")
+        if folder.is_finished and cfg.resume == "never":
+            raise BadInput(str(folder), "holds a finished run", "choose another name= or row=, or leave resume out")
+        if folder.has_nothing_to_do(cfg):
             return None
         with _ending_on_record(folder):
             return _run(cfg, folder)
