@@ -564,3 +564,11 @@ def test_masks_do_not_go_into_an_export_that_is_searched_through(predict, run, m
     assert status == 0, err
     (row,) = _rows(tmp_path / "masks/quantities.csv")
     assert (row["case"], row["source"]) == ("SER1", "PAT1/SER1")
+
+
+def test_half_precision_on_a_cpu_without_units_is_warned_of(predict, run, write_scan, tmp_path, monkeypatch):
+    write_scan(tmp_path / "scan.nii.gz")
+    monkeypatch.setattr("covidseg.inference.window.has_bf16_units", lambda: False)
+    options = {"run": run, "input": tmp_path / "scan.nii.gz", "output": tmp_path / "out"}
+    assert "note: bfloat16 on this CPU" in predict(**options, **{"inference.precision": "bfloat16"})[1]
+    assert "on this CPU" not in predict(**options, overwrite="true")[1]

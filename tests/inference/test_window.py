@@ -132,7 +132,13 @@ def test_air_is_a_voxel_of_minus_1024_hu(window):
 
 
 @pytest.mark.parametrize(
-    ("precision", "inside"), [("float32", torch.float32), ("auto", torch.float32), ("bfloat16", torch.bfloat16)]
+    ("precision", "inside"),
+    [
+        ("float32", torch.float32),
+        ("auto", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+    ],
 )
 @pytest.mark.parametrize("training", ["32-true", "bf16-mixed"])
 def test_the_precision_is_the_inferer_s_own_inside_a_training_in_any(image, precision, inside, training):
@@ -146,14 +152,15 @@ def test_the_precision_is_the_inferer_s_own_inside_a_training_in_any(image, prec
     assert set(seen) == {inside}
 
 
-def test_bfloat16_inside_float32_outside(image):
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_half_precision_inside_float32_outside(image, half):
     network = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1))
     seen = []
     network.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     network.stride = (1, 1, 1)
     exact = WindowInferer((8, 8, 8), 0.5)(network, image, AIR)
-    fast = WindowInferer((8, 8, 8), 0.5, precision="bfloat16")(network, image, AIR)
-    assert {torch.float32, torch.bfloat16} == set(seen)
+    fast = WindowInferer((8, 8, 8), 0.5, precision=half)(network, image, AIR)
+    assert {torch.float32, getattr(torch, half)} == set(seen)
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, exact, rtol=0.05, atol=0.02)
 

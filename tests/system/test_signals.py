@@ -5,9 +5,8 @@ import threading
 import time
 
 import pytest
-import torch
 
-from covidseg.system.signals import StopRequest, agreed
+from covidseg.system.signals import StopRequest
 
 
 def _wait(grace_seconds, installed, seconds):
@@ -81,7 +80,3 @@ def test_a_stop_in_time_calls_the_grace_off():
     for thread in started:
         thread.join(5)
         assert not thread.is_alive()
-
-
-def test_one_process_agrees_with_itself():
-    assert agreed(15, torch.device("cpu")) == 15

@@ -82,7 +82,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
 
     `folder` (the run's or the masks') holds the output where none was given.
     """
-    from covidseg.cli.predict import switch
+    from covidseg.config.options import switch
     from covidseg.data.prepare.run import plain, prepare
 
     overwrite = switch(cfg, "overwrite")

@@ -1,19 +1,19 @@
 """`python src/predict.py`: lung and lesion masks on a scan's own grid, with the clinical figures beside them."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from covidseg.cli.app import application
+from covidseg.config.options import switch
 from covidseg.config.plain import as_dict
-from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault, Interrupted
+from covidseg.system.devices import slow_precision
+from covidseg.system.errors import BadInput, CovidSegError, EnvironmentFault
+from covidseg.system.signals import terminable
 from covidseg.system.terminal import window_progress
 
 
@@ -38,11 +38,11 @@ def main(cfg: DictConfig) -> None:
     segmenters = [load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs]
     predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading)
     predictor.check(sources, given, sources.deep)
-    if passed_over := _passed_over(sources):
-        console.print(passed_over)
+    for line in (*_slow(segmenters), *_passed_over(sources)):
+        console.print(line)
 
     done, failures = [], {}
-    with terminable():
+    with terminable("predict"):
         try:
             for number, source in enumerate(sources, start=1):
                 try:
@@ -85,48 +85,22 @@ def inference_options(config: DictConfig) -> dict[str, Any]:
     return {**options, "roi_zyx": None} if switch(config, "whole", "inference.whole") else options
 
 
-def switch(config: DictConfig, key: str, option: str = "") -> bool:
-    """A value that is true or false; any other word, `no` among them, would count as true."""
-    if not isinstance(config[key], bool):
-        wrong = "is neither true nor false"
-        raise BadInput(f"{option or key}={config[key]}", wrong, f"{option or key}=true or {option or key}=false")
-    return config[key]
+def _slow(segmenters: Sequence[Any]) -> Iterator[str]:
+    """What is said of precisions that a processor computes in software."""
+    from covidseg.inference.window import has_bf16_units
+
+    for segmenter in segmenters:
+        device = next(segmenter.network.parameters()).device
+        if word := slow_precision(device.type, segmenter.inferer.precision, has_bf16_units()):
+            yield f"note: {word}"
 
 
-def _passed_over(sources: Any) -> str:
-    """What stood at `input` and is no scan, in one line; empty where there was nothing else."""
+def _passed_over(sources: Any) -> list[str]:
+    """What stood at `input` and is no scan, in a line; none where there was nothing else."""
     counts = ((sources.ignored, "other file"), (sources.passed_over, "folder"))
     parts = [f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count]
     deeper = " (reading.recursive=true searches deeper)" if sources.passed_over and not sources.deep else ""
-    return f"{' and '.join(parts)} passed over{deeper}" if parts else ""
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where it arrives: past every `except Exception`, through every `finally`."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM end the block by an exception, so that what was done can be written down; exit status 143."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers
-        yield
-        return
-    asked = False
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:  # a scheduler that repeats it must not end the writing
-            asked = True
-            raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except _Terminated:
-        wrong = "was ended by SIGTERM; what is done is in the output folder"
-        raise Interrupted("predict", wrong, "the same command goes on from there", signal.SIGTERM) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return [f"{' and '.join(parts)} passed over{deeper}"] if parts else []
 
 
 def _refusal(case: str, error: Exception) -> CovidSegError:

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from covidseg.cli.app import application
-from covidseg.cli.predict import switch
 from covidseg.config.build import instantiate
+from covidseg.config.options import switch
 from covidseg.data.download import Record, fetch
 from covidseg.data.prepare import run as preparation
 from covidseg.data.prepare.folder import reason

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from covidseg.cli.app import application
-from covidseg.cli.predict import switch
+from covidseg.config.options import switch
 from covidseg.runs.folder import RunFolder, run_dir
 
 

@@ -163,3 +163,11 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _parsed(text: str) -> dict[str, Any]:
     return yaml.load(text, yaml.CSafeLoader) or {}
+
+
+def switch(config: DictConfig, key: str, option: str = "") -> bool:
+    """A value that is true or false; any other word, `no` among them, would count as true."""
+    if not isinstance(config[key], bool):
+        wrong = "is neither true nor false"
+        raise BadInput(f"{option or key}={config[key]}", wrong, f"{option or key}=true or {option or key}=false")
+    return config[key]

@@ -1,6 +1,7 @@
 """From a prepared image to classes on the scan's own grid: overlapping windows, blended, then the way back."""
 
 import math
+import platform
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -34,12 +35,21 @@ def air(window: Sequence[float]) -> float:
     return float(normalise(torch.tensor(AIR_HU), window))
 
 
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
 def precision_on(device: torch.device, precision: str) -> str:
     """What "auto" means on a device: "bfloat16" on GPUs that compute in it, "float32" anywhere else."""
     if precision != "auto":
         return precision
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if native else "float32"
+
+
+def has_bf16_units() -> bool:
+    """Whether this processor computes bfloat16 itself; true where torch does not say, as on other than x86."""
+    told = [getattr(torch.cpu, f"_is_{name}_supported", lambda: True)() for name in ("avx512_bf16", "amx_tile")]
+    return any(told) or platform.machine() not in ("x86_64", "AMD64")
 
 
 class WindowInferer:
@@ -50,10 +60,10 @@ class WindowInferer:
 
     `roi_zyx`: window in voxels, a multiple of the network's stride; None passes the whole volume at once, padded to the
     stride, which is several times faster and not what the network was trained on. `overlap`: share of a window that the
-    next one covers. `batch_size`: windows per pass. `precision`: "float32", "bfloat16" autocast inside the network, or
-    "auto" (`precision_on`), whatever the surrounding code computes in: validation inside a training in mixed precision
-    is what a test is. Blending is float32. Memory beside the network's own: the volume times (input + classes + 1)
-    floats.
+    next one covers. `batch_size`: windows per pass. `precision`: "float32", "bfloat16" or "float16" (for GPUs without
+    bfloat16, as Turing's; logits beyond its range are refused) autocast inside the network, or "auto" (`precision_on`),
+    whatever the surrounding code computes in: validation inside a training in mixed precision is what a test is.
+    Blending is float32. Memory beside the network's own: the volume times (input + classes + 1) floats.
     """
 
     def __init__(
@@ -64,8 +74,8 @@ class WindowInferer:
         precision: str = "auto",
         progress: Progress | None = None,
     ):
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision {precision!r} is none of auto, float32 and bfloat16")
+        if precision not in ("auto", *_PRECISIONS):
+            raise ValueError(f"precision {precision!r} is none of auto, {', '.join(_PRECISIONS)}")
         if not 0 <= overlap < 1 or batch_size < 1:
             raise ValueError(f"overlap {overlap} must be in [0, 1) and batch_size {batch_size} at least 1")
         self.roi_zyx = None if roi_zyx is None else tuple(int(size) for size in roi_zyx)
@@ -91,12 +101,12 @@ class WindowInferer:
         roi = self.roi_zyx or tuple(math.ceil(n / step) * step for n, step in zip(size, stride, strict=True))
         if any(n % step for n, step in zip(roi, stride, strict=True)):
             raise ValueError(f"inference window {roi} is not a multiple of the network's stride {stride}")
-        low_precision = precision_on(image.device, self.precision) == "bfloat16"
+        inside = _PRECISIONS[precision_on(image.device, self.precision)]
         total, done = math.ceil(self._count(size, roi) / self.batch_size), 0
 
         def predict(windows: Tensor) -> Tensor:
             nonlocal done
-            with torch.autocast(windows.device.type, torch.bfloat16, enabled=low_precision):
+            with torch.autocast(windows.device.type, inside, enabled=inside is not torch.float32):
                 logits = network(windows)
             done += 1
             if self.progress:

@@ -2,9 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Protocol
 
 from covidseg.runs.folder import UNSCORED
@@ -13,9 +11,9 @@ from covidseg.sweep.rows import Row, State
 from covidseg.sweep.view import View
 from covidseg.system.errors import CovidSegError, Interrupted
 from covidseg.system.files import write_json
+from covidseg.system.signals import requests_to_end
 
 _POLL = 0.2  # seconds
-_ONE_REQUEST_SECONDS = 2.0
 _LOOK_ELSEWHERE = 3.0  # seconds between looks at the lock of a run that another process holds
 _INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)}
 
@@ -45,7 +43,7 @@ def drive(rows: Sequence[Row], executor: Executor, ledger: Ledger, view: View, g
     Raises Interrupted after a SIGINT, SIGTERM or SIGHUP, when all runs have saved their state and ended. A second one,
     or `grace_seconds`, ends those that have not.
     """
-    with _signals() as caught, view:
+    with requests_to_end() as caught, view:
         looked = stopping = 0.0
         while True:
             for row, status, last_line in executor.ended():
@@ -131,28 +129,3 @@ def _cut_short(status: int | None) -> str:
         return "ended without a result (exit status 0); starts again the next time"
     name = _name(-status)
     return f"killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}; resumes the next time"
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that asked this process to end, as they came; one that is ignored (nohup) stays so.
-
-    What comes within two seconds of the first is the same request: `timeout`, make and systemd send two at once. A
-    second Ctrl-C is a person's, and always counts.
-    """
-    caught: list[int] = []
-    first = 0.0
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal first
-        first = first or time.monotonic()
-        if not caught or signum == signal.SIGINT or time.monotonic() - first > _ONE_REQUEST_SECONDS:
-            caught.append(signum)
-
-    wanted = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, note) for s in wanted}
-    try:
-        yield caught
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -8,6 +8,16 @@ from covidseg.system.errors import EnvironmentFault
 GIVEN_GPUS = "COVIDSEG_GPUS"  # set by a sweep for each of its runs: the devices that it may use
 
 
+def slow_precision(device_type: str, precision: str, has_bf16_units: bool) -> str | None:
+    """A word about half precision on a processor that computes it in software; None where there is nothing to say.
+
+    `precision`: as Lightning or the inferer calls it.
+    """
+    if device_type != "cpu" or has_bf16_units or not precision.startswith(("bf16", "bfloat16", "16", "float16")):
+        return None
+    return f"{precision} on this CPU, which has no units for it, is many times slower than single precision"
+
+
 def require_given_gpus(count: Callable[[], int]) -> None:
     """`EnvironmentFault` where a sweep gave this run GPUs and `count()` finds fewer: it would train on the CPU.
 

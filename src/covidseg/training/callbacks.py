@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import Callback
 
 from covidseg.runs.checkpoints import BEST, LAST
 from covidseg.system.errors import BadInput, Interrupted
-from covidseg.system.signals import StopRequest, agreed
+from covidseg.system.signals import StopRequest
+from covidseg.training.agreement import agreed
 
 _NOT_FINITE = 1000  # among the words that processes agree on; larger than any signal number
 _GO_ON = "the same command goes on from there"

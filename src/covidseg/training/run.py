@@ -25,17 +25,19 @@ from covidseg.evaluation.cases import evaluate_cases
 from covidseg.evaluation.results import summarise_sets, summary_table, write_results
 from covidseg.evaluation.scores import CaseScores
 from covidseg.inference.segmenter import load
+from covidseg.inference.window import has_bf16_units
 from covidseg.nets.cost import network_cost
 from covidseg.runs import manifest
 from covidseg.runs.checkpoints import checkpoint_name, require_training_state, to_resume
 from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
 from covidseg.runs.slices import keeping_slices
-from covidseg.system.devices import require_given_gpus
+from covidseg.system.devices import require_given_gpus, slow_precision
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.system.faults import is_out_of_memory
-from covidseg.system.signals import StopRequest, agreed
+from covidseg.system.signals import StopRequest
 from covidseg.system.terminal import case_progress
-from covidseg.training import processes
+from covidseg.training import agreement, processes
+from covidseg.training.agreement import agreed
 from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.module import SegmentationTask
 from covidseg.training.parts import build_task, check, check_cluster, chosen_callbacks, make_trainer
@@ -83,7 +85,11 @@ def would_train(cfg: DictConfig) -> str:
 
 def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     processes.follow_parent()
-    stop = StopRequest(farewell=lambda reason: folder.write_status("interrupted", reason=reason))
+    stop = StopRequest(
+        farewell=lambda reason: folder.write_status("interrupted", reason=reason),
+        waits_in=(os.path.dirname(torch.__file__), agreement.__file__),
+        waits_busily=torch.cuda.is_available(),
+    )
     task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
     dataset = _open_data(cfg)
     training = plain(cfg)["training"]
@@ -214,6 +220,8 @@ def _record(
         f"{folder}: {dataset.name}, {run['cases']['train']} training cases; {parameters / 1e6:.2f} M parameters; "
         f"{attempt['processes']} x {attempt['device']}, {attempt['precision']}, batch {attempt['effective_batch_size']}"
     )
+    if word := slow_precision(trainer.strategy.root_device.type, str(trainer.precision), has_bf16_units()):
+        print(f"note: {word}")
     return manifest.record(folder.path, run, attempt)
 
 
