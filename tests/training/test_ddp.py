@@ -75,7 +75,7 @@ def test_processes_that_train_on_everything_end_without_a_score(launch, tmp_path
     assert folder.is_finished and folder.asks_for_no_score and folder.status["state"] == "finished"
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6))])
 def test_scores_do_not_depend_on_the_number_of_processes(launch, train_config, processes):
     """Six processes for four training, two validation and two held-out cases: some have nothing to score.
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from covidseg.runs.folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "faulty_train.py"
+SMALL_SHM = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
 FOREVER = 240  # on a loaded machine each process needs half a minute to import its libraries
 
 
@@ -23,10 +25,10 @@ def start(train_options, tmp_path):
     """`start("1:3:stop", "training.max_steps=4", devices=2)` -> (the process, its run folder), killed at the end."""
     started = []
 
-    def run(fault, *overrides, devices=2, environment=(), limit=None):
+    def run(fault, *overrides, devices=2, environment=(), limit=None, through=()):
         options = [*train_options, f"trainer.devices={devices}", "row=r", "seed=29", *overrides]
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *options],
+            [*through, sys.executable, str(SCRIPT), *options],
             env={**os.environ, "FAULT": fault, "OMP_NUM_THREADS": "1", **dict(environment)},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -204,3 +206,15 @@ def test_a_low_limit_of_open_files_is_one_line_or_no_matter(start, files):
         assert process.returncode == 3 and "ulimit -n" in err, err
     else:
         assert folder.is_finished
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may mount a /dev/shm of its own"
+)
+def test_a_small_shared_memory_is_no_matter(start):
+    """As Docker gives it, 64 MB, and smaller: patches come from threads, and processes talk by sockets."""
+    process, folder = start("", devices=2, through=["unshare", "-m", "sh", "-c", SMALL_SHM, "sh"])
+    out, err = process.communicate(timeout=FOREVER)
+    assert process.returncode == 0, (out, err)
+    assert folder.is_finished

@@ -20,24 +20,23 @@ _BUSY = 0.2  # of a processor: above it the thread computes, and does not wait
 
 
 class HangWatch:
-    """Calls `end(signum)` when one of `signals` came and the main thread has waited inside a library since.
+    """Calls `end(signum)` when one of `signals` came and the main thread has waited for other processes since.
 
-    `heard` says whether the handler has run. Until then a main thread that stands still is in a library; afterwards it
-    is where its innermost frame lies in one of the folders or files `libraries`, for a loop in Python that sleeps
-    stands still, too. `waits_busily`: whether waiting may keep a processor busy, as it does for a GPU; elsewhere a main
-    thread that stands still and computes (a backward pass takes one call) is left alone.
+    That it waits is told by where it stands still: in a library whose code lies in one of the folders or files
+    `waits_in`. Elsewhere it may be writing a checkpoint to a slow disk. `waits_busily`: whether waiting may keep a
+    processor busy, as it does for a GPU; elsewhere a main thread that stands still and computes (a backward pass takes
+    one call) is left alone.
     """
 
     def __init__(
         self,
         signals: tuple[signal.Signals, ...],
         end: Callable[[int], None],
-        heard: Callable[[], bool],
-        libraries: tuple[str, ...],
+        waits_in: tuple[str, ...],
         waits_busily: bool = False,
     ):
-        self._signals, self._end, self._heard = signals, end, heard
-        self._libraries, self._waits_busily = libraries, waits_busily
+        self._signals, self._end = signals, end
+        self._waits_in, self._waits_busily = waits_in, waits_busily
         self._main = threading.main_thread().ident
         self._before = -1
         self._read, self._write = socket.socketpair()
@@ -66,8 +65,7 @@ class HangWatch:
             time.sleep(_LOOK_SECONDS)
             now, here = time.monotonic(), self._place()
             computed = time.process_time() - spent > _BUSY * (now - since) and not self._waits_busily
-            waits = not self._heard() or here[2].startswith(self._libraries)
-            if here != place or computed or not waits:
+            if here != place or computed or not here[2].startswith(self._waits_in):
                 place, since, spent = here, now, time.process_time()
             elif now - since > WAIT_SECONDS:
                 self._end(signum)

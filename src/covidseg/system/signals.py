@@ -54,7 +54,7 @@ class StopRequest:
         """Take the signals over for a block, and give them back."""
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
         self.install()
-        watch = HangWatch(SIGNALS, self._waits_in_vain, lambda: self.signum != 0, self._waits_in, self._waits_busily)
+        watch = HangWatch(SIGNALS, self._waits_in_vain, self._waits_in, self._waits_busily)
         watch.start()
         try:
             yield self

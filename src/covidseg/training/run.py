@@ -87,7 +87,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     processes.follow_parent()
     stop = StopRequest(
         farewell=lambda reason: folder.write_status("interrupted", reason=reason),
-        waits_in=(os.path.dirname(torch.__file__), agreement.__file__),
+        waits_in=agreement.WAITS_IN,
         waits_busily=torch.cuda.is_available(),
     )
     task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
