@@ -3,6 +3,7 @@
 import os
 import random
 import struct
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -20,6 +21,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from covidseg.scans.gate.dicom_file import DicomFile, is_lossy
 from covidseg.scans.read import find_scans, read_scan
 from covidseg.system.errors import BadInput, CovidSegError
 
@@ -713,3 +715,22 @@ def test_d09_a_slice_without_voxels(name, tmp_path, make, refused):
     refused(make.dicom(tmp_path / "all", make.ct(), edit=lambda i, ds: setattr(ds, name, 0)), f"{name} is 0")
     one = make.dicom(tmp_path / "one", make.ct(), edit=lambda i, ds: setattr(ds, name, 0 if i == 3 else ds[name].value))
     refused(one, rf"{name} is 0")
+
+
+@pytest.mark.parametrize("marked", [8, 3, 0])
+def test_lossy_compression_is_noted(tmp_path, make, marked):
+    """By the attribute that stays when a slice is unpacked again."""
+
+    def edit(i, ds):
+        ds.LossyImageCompression = "01" if i < marked else "00"
+
+    scan = read_scan(make.dicom(tmp_path / "series", make.ct(SHAPE), edit=edit))
+    noted = [note for note in scan.notes if "lossy" in note]
+    assert noted == (
+        [f"{marked} of 8 slices went through lossy compression: their HU are not the scanner's"] * bool(marked)
+    )
+
+
+def test_a_coding_that_is_lossy_is_noted_where_the_attribute_is_missing():
+    file = DicomFile(Path("x"), {"TransferSyntaxUID": "1.2.840.10008.1.2.4.81"}, None)
+    assert is_lossy(file) and not is_lossy(DicomFile(Path("x"), {"TransferSyntaxUID": "1.2.840.10008.1.2.4.80"}, None))

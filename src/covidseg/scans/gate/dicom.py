@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from covidseg.scans.gate.assume import Assume
-from covidseg.scans.gate.dicom_file import CT_IMAGE, ENHANCED_CT, DicomFile, hounsfield, parse
+from covidseg.scans.gate.dicom_file import CT_IMAGE, ENHANCED_CT, DicomFile, hounsfield, is_lossy, parse
 from covidseg.scans.gate.dicom_frames import frames
 from covidseg.scans.gate.dicom_stack import arrange, require_ct_slice, thickness_of
 from covidseg.scans.gate.grids import Volume
@@ -59,6 +59,8 @@ def read(folder: Path, assume: Assume, series: str | None, recursive: bool) -> V
             dropped += 1
     notes += [f"{_counted(count, name)} ignored" for name, count in sorted(ignored.items())]
     notes += [f"{dropped} identical copies of slices dropped"] if dropped else []
+    if lossy := sum(map(is_lossy, slices)):
+        notes.append(f"{lossy} of {len(slices)} slices went through lossy compression: their HU are not the scanner's")
     uid = slices[0].text("SeriesInstanceUID")
     volume = Volume(
         stored,

@@ -34,7 +34,7 @@ _WANTED = {
     0x00280002: "SamplesPerPixel", 0x00280004: "PhotometricInterpretation", 0x00280008: "NumberOfFrames",
     0x00280010: "Rows", 0x00280011: "Columns", 0x00280030: "PixelSpacing", 0x00280100: "BitsAllocated",
     0x00280101: "BitsStored", 0x00280102: "HighBit", 0x00280103: "PixelRepresentation", 0x00280120: "PixelPaddingValue",
-    0x00281052: "RescaleIntercept", 0x00281053: "RescaleSlope",
+    0x00281052: "RescaleIntercept", 0x00281053: "RescaleSlope", 0x00282110: "LossyImageCompression",
 }  # fmt: skip
 _BINARY = {
     "SamplesPerPixel",
@@ -47,6 +47,9 @@ _BINARY = {
     "PixelPaddingValue",
 }
 CT_IMAGE, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+_LOSSY = {  # transfer syntaxes whose voxels are never those of the scanner
+    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81",
+}  # fmt: skip
 _MAX_BYTES = 2 << 30
 
 
@@ -84,6 +87,12 @@ class DicomFile:
     def number(self, name: str, default: str | None = None) -> float:
         """A single number."""
         return float(self.numbers(name, 1, default)[0])
+
+
+def is_lossy(file: DicomFile) -> bool:
+    """Whether its voxels went through a compression that changes them, once at least, by its header or its coding."""
+    told = file.text("LossyImageCompression", default="00") == "01"
+    return told or file.text("TransferSyntaxUID", default="-") in _LOSSY
 
 
 def parse(path: Path) -> DicomFile | None:
