@@ -17,6 +17,7 @@ from covidseg.scans.gate.rtstruct import filled
 from covidseg.scans.read import read_mask, read_scan
 from covidseg.scans.write import write_mask
 from covidseg.system.errors import BadInput, CovidSegError
+from volumes import enhanced
 
 SHAPE = (7, 18, 24)
 NAMES = {"lung": 1, "lesion": 2}
@@ -325,3 +326,16 @@ def test_a_mask_with_altered_bytes_is_read_or_refused(tmp_path, make, kind):
                 assert "\n" not in str(error) and "Canary" not in str(error)
             else:
                 assert mask.shape == SHAPE and mask.max() <= 1
+
+
+def test_a_dicom_seg_of_an_enhanced_ct_whose_frames_lie_in_any_order(tmp_path, make):
+    grid = make.geometry(SHAPE, spacing_xyz=(0.7, 0.9, 2.5))
+    order = [3, 0, 6, 1, 5, 2, 4]
+    scan = read_scan(enhanced(tmp_path / "series/one.dcm", make.ct(SHAPE), grid, order=order))
+    _, lesion = drawn()
+    write_mask(tmp_path / "m.dcm", lesion.astype(np.uint8), scan.geometry, segments={1: "lesion"}, slices=scan.slices)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.dcm", scan.geometry)[0], lesion)
+    group = pydicom.dcmread(tmp_path / "m.dcm").PerFrameFunctionalGroupsSequence[0]
+    source = group.DerivationImageSequence[0].SourceImageSequence[0]
+    z = float(group.PlanePositionSequence[0].ImagePositionPatient[2])
+    assert order[source.ReferencedFrameNumber - 1] == round((z - grid.origin_xyz[2]) / 2.5)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -24,6 +23,7 @@ from pydicom.uid import (
 from covidseg.scans.gate.dicom_file import DicomFile, is_lossy
 from covidseg.scans.read import find_scans, read_scan
 from covidseg.system.errors import BadInput, CovidSegError
+from volumes import enhanced
 
 COUNT = settings(max_examples=15, deadline=None)
 SHAPE = (8, 20, 24)
@@ -578,54 +578,6 @@ def test_a_few_bytes_behind_the_last_row_are_passed_over(tmp_path, make, refused
         read_scan(make.dicom(tmp_path / "few", make.ct(SHAPE), edit=more(6))).voxels, make.ct(SHAPE)
     )
     refused(make.dicom(tmp_path / "row", make.ct(SHAPE), edit=more(2 * SHAPE[2])), "bytes of voxels")
-
-
-def enhanced(path, hu, geometry, syntax=ExplicitVRLittleEndian, order=None, spoil=None, offset=1):
-    """An enhanced CT of pydicom's making: all slices in one file, in any order."""
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    order = list(order if order is not None else range(len(hu)))
-    ds = pydicom.Dataset()
-    ds.file_meta = pydicom.dataset.FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = EnhancedCTImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
-    ds.PatientName, ds.Modality, ds.SeriesInstanceUID = "Canary^Patient", "CT", "1.2.3"
-    ds.NumberOfFrames, ds.Rows, ds.Columns, ds.SamplesPerPixel = len(hu), *hu.shape[1:], 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
-    cosines = np.reshape(geometry.direction, (3, 3))
-    thickness, *in_plane = geometry.spacing_zyx
-
-    def item(**values):
-        made = pydicom.Dataset()
-        for name, value in values.items():
-            setattr(made, name, value)
-        return made
-
-    ds.SharedFunctionalGroupsSequence = [
-        item(
-            PlaneOrientationSequence=[item(ImageOrientationPatient=cosines[:, :2].T.ravel().tolist())],
-            PixelMeasuresSequence=[item(PixelSpacing=in_plane, SliceThickness=thickness)],
-            CTImageFrameTypeSequence=[item(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])],
-        )
-    ]
-    ds.PerFrameFunctionalGroupsSequence = [
-        item(
-            PlanePositionSequence=[item(ImagePositionPatient=[f"{mm:.8g}" for mm in geometry.to_mm([0, 0, z])])],
-            PixelValueTransformationSequence=[item(RescaleIntercept=-1024 - offset * z, RescaleSlope=1)],
-        )
-        for z in order
-    ]
-    stored = np.stack([hu[z].astype(np.int32) + 1024 + offset * z for z in order]).astype(np.uint16)
-    ds.PixelData = stored.tobytes()
-    if spoil:
-        spoil(ds)
-    if syntax == RLELossless:
-        ds.compress(RLELossless)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ds.save_as(path, enforce_file_format=True)
-    return path.parent
 
 
 @pytest.mark.parametrize("syntax, offset", [(ExplicitVRLittleEndian, 1), (RLELossless, 0)])
