@@ -48,8 +48,8 @@ def test_what_is_shared_and_copied_is_what_hydra_composes(loader):
     assert ours[0].seed == 0 and ours[3].row == "s4"
 
 
-def plan(tmp_path, *arguments):
-    command = [sys.executable, str(ROOT / "src/train.py"), *arguments, "dry_run=true"]
+def plan(tmp_path, *arguments, dry_run="true"):
+    command = [sys.executable, str(ROOT / "src/train.py"), *arguments, f"dry_run={dry_run}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -75,3 +75,10 @@ def test_a_dry_run_of_one_run_says_what_it_would_do(tmp_path):
     wrong = plan(tmp_path, "model=unet3d", "recipe=smoke", "training.max_steps=0")
     assert wrong.returncode == 2 and "training.max_steps=0" in wrong.stderr
     assert wrong.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["model=unet3d"], ["-m", "model=unet3d,vnet"]], ids=["run", "sweep"])
+def test_a_word_that_is_neither_true_nor_false_starts_nothing(tmp_path, arguments):
+    done = plan(tmp_path, *arguments, "recipe=smoke", "trainer=cpu", "logger=csv", dry_run="no")
+    assert done.returncode == 2 and "dry_run=no: is neither true nor false" in done.stderr
+    assert not list(tmp_path.rglob("config.yaml"))

@@ -15,9 +15,7 @@ from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
 from covidseg.system.files import write_text
 
 DOCUMENTS = ("README.md", "docs/reference.md", "docs/how-to/reproduce-public.md")
-TFLOPS = (
-    202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D network's training step on an H100
-)
+TFLOPS = 202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D U-Net in training on an H100
 _SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, one seed
 _RUNS_OF_A_ROW, _DEVICES = 2 * 5, 6
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

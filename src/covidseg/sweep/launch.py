@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from covidseg.config.options import switch
 from covidseg.config.paths import row_folders
 from covidseg.config.plain import as_dict
 from covidseg.runs.folder import NOT_SCORED
@@ -86,7 +87,7 @@ def launch(
     group, start = group_of(rows), time.monotonic()
     ledger = Ledger(Path(cfg.hydra.sweep.dir), group, rows)
     view = View(rows)
-    if cfg.get("dry_run", False):
+    if "dry_run" in cfg and switch(cfg, "dry_run"):
         for row in rows:
             executor.fit(row)
             row.judge(retry_failed)

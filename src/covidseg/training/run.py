@@ -59,11 +59,11 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
     if processes.rank():
         return _run(cfg, folder)
     with folder.lock():
-        folder.claim(cfg)
-        if folder.is_finished and cfg.resume == "never":
-            raise BadInput(str(folder), "holds a finished run", "choose another name= or row=, or leave resume out")
         if folder.has_nothing_to_do(cfg):
             return None
+        folder.claim(cfg)
+        if folder.is_finished:  # and resume=never, or there were nothing to do
+            raise BadInput(str(folder), "holds a finished run", "choose another name= or row=, or leave resume out")
         with _ending_on_record(folder):
             return _run(cfg, folder)
 
