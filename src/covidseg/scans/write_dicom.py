@@ -1,6 +1,7 @@
 """A mask as DICOM SEG, which archives file with the scan: it refers to the scan's slices and repeats their patient."""
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,14 @@ def write(
     if len(slices) != len(mask):
         remedy = "take .seg.nrrd or .nii.gz, or give the DICOM series"
         raise BadInput(what, "is of a scan that does not come from DICOM slices", remedy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # among them some that quote the patient's name
+        _segmentation(highdicom, what, mask, names, slices).save_as(path)
+
+
+def _segmentation(
+    highdicom: Any, what: str, mask: np.ndarray, names: Mapping[int, str], slices: Sequence[tuple[Path, int]]
+) -> Any:
     sources = _headers(slices)
     order = np.argsort([frame for _, frame in slices]) if len(sources) == 1 else np.arange(len(slices))
     pixels = np.stack([mask == value for value in names], axis=-1)[order].astype(np.uint8)
@@ -63,10 +72,13 @@ def write(
             omit_empty_frames=bool(pixels.any()),  # a SEG holds at least one frame
         )
     except (AttributeError, KeyError, ValueError, TypeError) as error:
-        wrong = f"cannot refer to the scan: {' '.join(str(error).split())[:120]}"
+        lacks = (
+            " ".join(str(error).split())[:120] if isinstance(error, AttributeError) else "a value that DICOM refuses"
+        )
+        wrong = f"cannot refer to the scan: {lacks}"  # other errors may quote what is in the header
         raise BadInput(what, wrong, "take .seg.nrrd or .nii.gz, or export the scan with its whole header") from error
     segmentation.SeriesDescription = f"covidseg: {', '.join(names.values())}"[:64]
-    segmentation.save_as(path)
+    return segmentation
 
 
 def _headers(slices: Sequence[tuple[Path, int]]) -> list[Any]:

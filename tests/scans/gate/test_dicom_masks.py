@@ -339,3 +339,13 @@ def test_a_dicom_seg_of_an_enhanced_ct_whose_frames_lie_in_any_order(tmp_path, m
     source = group.DerivationImageSequence[0].SourceImageSequence[0]
     z = float(group.PlanePositionSequence[0].ImagePositionPatient[2])
     assert order[source.ReferencedFrameNumber - 1] == round((z - grid.origin_xyz[2]) / 2.5)
+
+
+def test_no_word_of_the_library_quotes_the_patient(tmp_path, make, capfd):
+    """A name of one part, as many archives keep it, is warned of by highdicom with the name in it."""
+    scan, (lung, _) = series(tmp_path, make, edit=lambda i, ds: setattr(ds, "PatientName", "CANARY")), drawn()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_mask(tmp_path / "m.dcm", lung.astype(np.uint8), scan.geometry, slices=scan.slices)
+    assert "CANARY" not in "".join(capfd.readouterr())
+    assert pydicom.dcmread(tmp_path / "m.dcm").PatientName == "CANARY"
