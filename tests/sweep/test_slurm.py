@@ -131,6 +131,46 @@ def test_a_new_driver_finds_the_jobs_of_one_that_was_killed(cluster, app, extra)
     assert starts(app, "a") == [0] and starts(app, "c") == [0]
 
 
+def array_jobs() -> set[str]:
+    return set(slurm("squeue", "-h", "--array", "-o", "%F").split())
+
+
+def test_rows_of_an_array_are_one_job_and_end_each_for_itself(cluster, app):
+    arguments = ["-m", "row=a,b,c,x", *SLURM, "hydra.launcher.array=true"]
+    driver = app.start(*arguments)
+    wait_for(lambda: len(slurm("squeue", "-h", "--array").splitlines()) == 4)
+    assert len(array_jobs()) == 1
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 1
+    assert "2 of 4 runs are unfinished (1 failed, 1 interrupted)" in err, (out, err)
+    assert "this row cannot be trained" in out
+    assert [app.statuses()[row]["state"] for row in "ac"] == ["finished"] * 2
+    assert "this row cannot be trained" in (app.folder / "runs/toy/b/lesion/seed0/output.log").read_text()
+
+
+def test_a_task_of_an_array_is_requeued_and_found_by_a_later_driver(cluster, app):
+    arguments = ["-m", "row=a,c", "training.max_steps=100", *SLURM, "hydra.launcher.array=true"]
+    driver = app.start(*arguments)
+    wait_for(lambda: running(app, "a", "c"))
+    driver.kill()
+    driver.communicate()
+    (number,) = array_jobs()
+    second = app.start(*arguments)
+    wait_for(lambda: list(app.folder.glob("runs/.sweeps/toy-*.json")) and running(app, "a", "c"))
+    slurm("scancel", "--signal=USR1", f"{number}_0")
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, (out, err)
+    first, again = starts(app, "a")
+    assert first == 0 and again > 0 and starts(app, "c") == [0]
+
+
+def test_an_array_that_sbatch_refuses_fails_each_of_its_rows(cluster, app):
+    options = ("hydra.launcher.array=true", "hydra.launcher.partition=nowhere")
+    status, out, err = app.run("-m", "row=a,c", *SLURM, *options)
+    assert status == 1
+    assert out.count("invalid partition specified: nowhere") == 4 and "2 failed" in err  # at once, and at the end
+
+
 def test_equal_runs_of_two_checkouts_are_two_jobs(cluster, app, other_app):
     arguments = ["-m", "row=a", "training.max_steps=100", *SLURM]
     first = app.start(*arguments)

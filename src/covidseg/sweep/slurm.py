@@ -1,4 +1,4 @@
-"""Runs as jobs of a SLURM cluster, one `sbatch` each.
+"""Runs as jobs of a SLURM cluster, one `sbatch` each, or one for all that ask for the same (`array`).
 
 What became of a job is read from its run folder; the queue only says whether it is still there. So a job that the
 scheduler killed, on a cluster without accounting too, is seen to be gone at the next look, and a driver that was killed
@@ -7,15 +7,16 @@ pre-emption, and saved) puts itself back into the queue.
 """
 
 import getpass
-import hashlib
 import shlex
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from covidseg.data.staging import STAGE
+from covidseg.sweep.arrays import JobArrays, job_name
 from covidseg.sweep.child import environment, last_line, program
 from covidseg.sweep.rows import Row, State
 from covidseg.system.devices import GIVEN_GPUS
@@ -43,11 +44,13 @@ class ClusterOptions:
     max_jobs: int
     wrap: str | None
     stage: str | None
+    array: bool
     detach: bool
 
     def __post_init__(self) -> None:
-        if not isinstance(self.detach, bool):
-            raise BadInput(f"hydra.launcher.detach={self.detach}", "is neither true nor false", "true or false")
+        for name in ("array", "detach"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise BadInput(f"hydra.launcher.{name}={value}", "is neither true nor false", "true or false")
 
 
 @dataclass
@@ -59,12 +62,16 @@ class _Job:
 
 
 class Cluster:
-    """Submits rows and says which have left the queue. `group`: what the runs of this sweep are tracked under."""
+    """Submits rows and says which have left the queue.
 
-    def __init__(self, options: ClusterOptions, group: str):
+    `group`: what the runs of this sweep are tracked under; `arrays`: the folder for what belongs to job arrays.
+    """
+
+    def __init__(self, options: ClusterOptions, group: str, arrays: Path):
         self.options, self.group, self.on_gpu = options, group, bool(options.gres)
-        self.detached = options.detach
+        self.detached, self.arrays = options.detach, JobArrays(arrays)
         self._jobs: dict[str, _Job] = {}
+        self._held_back: list[_Job] = []  # rows of an array that is still being collected
         self._looked = -options.poll_seconds
         self._answered = time.monotonic()
         self._queue: dict[str, dict[str, str]] | None = None  # what stood in the queue before this driver came
@@ -81,22 +88,58 @@ class Cluster:
 
     def next(self, waiting: Sequence[Row]) -> Row | None:
         """The next to submit, while fewer than `max_jobs` are in the queue."""
-        return waiting[0] if waiting and len(self._jobs) < self.options.max_jobs else None
+        there = len(self._jobs) + len(self._held_back)
+        return waiting[0] if waiting and there < self.options.max_jobs else None
 
     def start(self, row: Row) -> None:
-        """Submit the row, or take over the job of an earlier driver. Raises EnvironmentFault when sbatch refuses."""
+        """Submit the row, or take over the job of an earlier driver. Raises EnvironmentFault when sbatch refuses.
+
+        With `array` a new one waits for `flush`.
+        """
         row.state = State.QUEUED
         if self._queue is None:
-            self._queue = {job["name"]: job for job in _queue().values()}
+            self._queue = {self.arrays.row_of(job): job for job in _queue().values()}
         log = row.folder.path / "output.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        start = log.stat().st_size if log.exists() else 0
+        job = _Job("", row, log.stat().st_size if log.exists() else 0)
         if old := self._queue.get(job_name(row)):
-            number = old["id"]
+            self._submitted(job, old["id"])
+        elif self.options.array:
+            self._held_back.append(job)
         else:
-            number = _call(["sbatch", *self._arguments(row)], self.batch_script(row), self.group).strip().split(";")[0]
-        row.placed_on = [f"job {number}"]
-        self._jobs[number] = _Job(number, row, start)
+            self._submitted(job, self._sbatch(self._arguments(row), self.batch_script([row])))
+
+    def flush(self) -> list[Row]:
+        """Submit the rows that `start` held back, those that ask for the same as one array.
+
+        Returns the rows of the arrays that sbatch refused, with its reason.
+        """
+        arrays: dict[tuple[int, int], list[_Job]] = {}
+        for job in self._held_back:
+            arrays.setdefault((job.row.nodes, job.row.devices), []).append(job)
+        self._held_back = []
+        refused = []
+        for jobs in arrays.values():
+            rows = [job.row for job in jobs]
+            name = self.arrays.make(rows, self.group)
+            arguments = [*self._arguments(rows[0], name), f"--array=0-{len(rows) - 1}"]
+            try:
+                number = self._sbatch(arguments, self.batch_script(rows))
+            except EnvironmentFault as error:
+                for row in rows:
+                    row.state, row.reason = State.FAILED, str(error)
+                refused += rows
+                continue
+            for task, job in enumerate(jobs):
+                self._submitted(job, f"{number}_{task}")
+        return refused
+
+    def _submitted(self, job: _Job, number: str) -> None:
+        job.id, job.row.placed_on = number, [f"job {number}"]
+        self._jobs[number] = job
+
+    def _sbatch(self, arguments: Sequence[str], script: str) -> str:
+        return _call(["sbatch", *arguments], script, self.group).strip().split(";")[0]
 
     def ended(self) -> list[tuple[Row, int | None, str]]:
         """The rows whose jobs have left the queue. Looks at it every `poll_seconds`.
@@ -148,10 +191,16 @@ class Cluster:
         if self._jobs:
             _cancel(list(self._jobs))
 
-    def batch_script(self, row: Row) -> str:
-        """The job: the run under srun, one task per device, requeued when it saved because it was told to give way."""
-        run = shlex.join([*program(), *row.overrides])
-        wrapped = f"{self.options.wrap} {run}" if self.options.wrap else run
+    def batch_script(self, rows: Sequence[Row]) -> str:
+        """The job: the run under srun, one task per device, requeued when it saved because it was told to give way.
+
+        Of several rows it is an array's, whose tasks are counted from 0 in their order.
+        """
+        runs = [shlex.join([*program(), *row.overrides]) for row in rows]
+        # What srun starts, from SLURM 22.05 on, inherits no --cpus-per-task.
+        started = [f"srun --cpus-per-task={self.options.cpus_per_task} {self._wrapped(run)}" for run in runs]
+        if len(started) > 1:
+            started = ["case $SLURM_ARRAY_TASK_ID in", *(f"{k}) {run};;" for k, run in enumerate(started)), "esac"]
         staged = [f'export {STAGE}="{self.options.stage}"'] if self.options.stage else []  # its variables are the job's
         lines = [
             "#!/bin/bash",
@@ -160,18 +209,23 @@ class Cluster:
             *(
                 [f"export {GIVEN_GPUS}={self.options.gres}"] if self.options.gres else []
             ),  # a task that finds none fails
-            f"srun --cpus-per-task={self.options.cpus_per_task} {wrapped}",  # from SLURM 22.05 on not inherited
+            *started,
             "status=$?",
             '[ $status -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"',
             "exit $status",
         ]
         return "\n".join(lines) + "\n"
 
-    def _arguments(self, row: Row) -> list[str]:
+    def _wrapped(self, run: str) -> str:
+        return f"{self.options.wrap} {run}" if self.options.wrap else run
+
+    def _arguments(self, row: Row, array: str | None = None) -> list[str]:
+        """What sbatch is asked for, for a row, or for the array of that name which the row is the first of."""
         o = self.options
+        log = self.arrays.log(array) if array else row.folder.path / "output.log"
         given: dict[str, Any] = {
-            "job-name": job_name(row),
-            "output": (row.folder.path / "output.log").resolve(),
+            "job-name": array or job_name(row),
+            "output": log.resolve(),
             "open-mode": "append",
             "nodes": row.nodes,
             "ntasks-per-node": row.devices,
@@ -187,15 +241,6 @@ class Cluster:
         return ["--parsable", "--requeue", *options, *o.extra]
 
 
-def job_name(row: Row) -> str:
-    """By which a later driver finds the job again: the run, its config and where its folder lies.
-
-    Without the place, a second checkout of the same user would take over the jobs of the first one's equal runs.
-    """
-    identity = f"{row.folder.path.resolve()} {row.hash}"
-    return f"{row.name}@{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-
-
 def _show(row: Row, job: dict[str, str]) -> None:
     running = job["state"] in ("RUNNING", "COMPLETING")
     row.state = State.RUNNING if running else State.QUEUED
@@ -206,7 +251,8 @@ def _show(row: Row, job: dict[str, str]) -> None:
 def _queue() -> dict[str, dict[str, str]]:
     """This user's jobs that wait or run, by job number."""
     columns = {"id": "%i", "name": "%j", "state": "%T", "reason": "%r", "nodes": "%N"}
-    text = _call(["squeue", "--noheader", "--user", getpass.getuser(), "--format", "\t".join(columns.values())])
+    shown = ["--user", getpass.getuser(), "--format", "\t".join(columns.values())]
+    text = _call(["squeue", "--noheader", "--array", *shown])
     jobs = [dict(zip(columns, line.split("\t"), strict=False)) for line in text.splitlines() if line.strip()]
     return {job["id"]: job for job in jobs}
 

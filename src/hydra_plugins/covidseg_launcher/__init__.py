@@ -56,6 +56,7 @@ class SlurmOptions(SweepOptions):
     max_jobs: int = MISSING
     wrap: str | None = MISSING
     stage: str | None = MISSING
+    array: bool = MISSING
     detach: bool = MISSING
 
 
@@ -139,4 +140,5 @@ class SlurmLauncher(_SweepLauncher):
         from covidseg.sweep.launch import group_of
         from covidseg.sweep.slurm import Cluster, ClusterOptions
 
-        return Cluster(ClusterOptions(**self.options), group_of(rows))
+        arrays = Path(self.config.hydra.sweep.dir) / "arrays"
+        return Cluster(ClusterOptions(**self.options), group_of(rows), arrays)
