@@ -9,6 +9,8 @@ Importing the package loads neither torch nor SimpleITK: both names above bring 
 from importlib import import_module
 from typing import Any
 
+import covidseg.system.clock  # noqa: F401 - which starts to count here
+
 __version__ = "0.1.0"
 __all__ = ["__version__", "build_network", "load"]
 

@@ -8,6 +8,7 @@ from covidseg.system.errors import Interrupted
 from covidseg.system.signals import StopRequest
 from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.progress import ProgressReporter
+from covidseg.training.time_shares import TimeShares
 
 
 class FakeTrainer(types.SimpleNamespace):
@@ -79,7 +80,9 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(trainer, tmp_pa
 
 def test_losses_of_a_checkpoint_join_those_of_the_device(tmp_path):
     """A device other than the CPU, whose tensors cannot be stacked with the CPU's, is stood for by `meta`."""
-    reporter = ProgressReporter(RunFolder(tmp_path), max_steps=9, batch_size=2, log_every=4, show=False)
+    reporter = ProgressReporter(
+        RunFolder(tmp_path), max_steps=9, batch_size=2, log_every=4, show=False, times=TimeShares()
+    )
     reporter.load_state_dict({"seconds": 1.0, "patches": 2, "window": [0.0, 0], "losses": [0.5, 0.25]})
     assert reporter.state_dict()["losses"] == [0.5, 0.25]
     reporter.on_train_start(

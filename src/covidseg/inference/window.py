@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from covidseg.data.prepare.grid import Grid
 from covidseg.data.train.patches import AIR_HU
 from covidseg.evaluation.structures import Task
+from covidseg.inference.tiling import count_windows
 from covidseg.system.errors import CovidSegError
 
 Progress = Callable[[int, int], None]  # (windows done, windows in all)
@@ -102,7 +103,7 @@ class WindowInferer:
         if any(n % step for n, step in zip(roi, stride, strict=True)):
             raise ValueError(f"inference window {roi} is not a multiple of the network's stride {stride}")
         inside = _PRECISIONS[precision_on(image.device, self.precision)]
-        total, done = math.ceil(self._count(size, roi) / self.batch_size), 0
+        total, done = math.ceil(count_windows(size, roi, self.overlap) / self.batch_size), 0
 
         def predict(windows: Tensor) -> Tensor:
             nonlocal done
@@ -120,12 +121,6 @@ class WindowInferer:
                 "network", "gave NaN or infinite logits", "use another checkpoint, or precision=float32"
             )
         return logits
-
-    def _count(self, size: tuple[int, ...], roi: tuple[int, ...]) -> int:
-        """Number of windows that cover a volume."""
-        steps = [max(int(window * (1 - self.overlap)), 1) for window in roi]
-        extra = [max(n - window, 0) for n, window in zip(size, roi, strict=True)]
-        return math.prod(math.ceil(n / step) + 1 for n, step in zip(extra, steps, strict=True))
 
 
 def segment_case(

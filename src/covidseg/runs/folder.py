@@ -24,6 +24,7 @@ from covidseg.config.moved import with_present_names
 from covidseg.config.paths import CONF
 from covidseg.config.plain import as_dict, load_yaml
 from covidseg.data.prepare.splits import ALL
+from covidseg.runs.timing import PARTS
 from covidseg.scans.gate.names import printable
 from covidseg.system.errors import BadInput, EnvironmentFault
 from covidseg.system.files import read_json, write_json, write_text
@@ -56,6 +57,7 @@ _STATUS = {
     "step?": int,
     "max_steps?": int,
     "patches_per_second?": NUMBER,
+    "seconds?": dict.fromkeys(PARTS, NUMBER),
     "updated?": NUMBER,
     "pid?": int,
     "reason?": str,

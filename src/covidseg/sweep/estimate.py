@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from covidseg.config.plain import as_dict
 from covidseg.runs.folder import RunFolder
@@ -23,6 +23,7 @@ _OTHER_BYTES = 30 * 2**20  # curves, cases, logs, the tracker's figures
 _GIB = 2**30
 QUICK_SECONDS = 10.0  # of training, on a machine where no run was measured
 _WORTH_MEASURING = 1e13  # multiply-adds: minutes on two CPU cores
+_FORWARD = 1 / 3  # of a training step's time: no gradients
 _PATIENCE = 90.0  # for that, with the start of the process
 
 
@@ -32,6 +33,42 @@ class Size:
 
     parameters: int
     multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What finished or running runs of one network took on this kind of device."""
+
+    per_patch: float  # seconds of one process
+    starting: float | None = None  # seconds before the first step
+    scores: float | None = None  # seconds of all validations and the evaluation
+
+    @classmethod
+    def median(cls, runs: Sequence["Measured"]) -> "Measured":
+        """The medians of what is known of several."""
+        starting = [run.starting for run in runs if run.starting is not None]
+        scores = [run.scores for run in runs if run.scores is not None]
+        return cls(
+            median(run.per_patch for run in runs),
+            median(starting) if starting else None,
+            median(scores) if scores else None,
+        )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast this machine trains."""
+
+    per_multiply_add: float  # seconds of a training step
+    starting: float  # seconds before the first one
+
+
+class Priced(NamedTuple):
+    """How many rows were measured, how many more are scaled by their multiply-adds, of how many the scores count."""
+
+    measured: int
+    scaled: int
+    scored: int
 
 
 def network_sizes(rows: Sequence[Row]) -> list[Size | None]:
@@ -62,8 +99,8 @@ def is_long(rows: Sequence[Row], sizes: Sequence[Size | None]) -> bool:
     return work > _WORTH_MEASURING
 
 
-def quick_rate(rows: Sequence[Row], sizes: Sequence[Size | None], environment: Mapping[str, str]) -> float | None:
-    """Seconds of training for each multiply-add, from ten seconds on one device; None where that fails.
+def quick_rate(rows: Sequence[Row], sizes: Sequence[Size | None], environment: Mapping[str, str]) -> Rate | None:
+    """How fast this machine trains, from ten seconds on one device; None where that fails.
 
     Of the row whose network is in the middle, in a process with the `environment` that a run gets.
     """
@@ -85,19 +122,20 @@ def quick_rate(rows: Sequence[Row], sizes: Sequence[Size | None], environment: M
         rate = json.loads(answer.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         return None
-    return float(rate) if rate else None
+    return Rate(float(rate["seconds_per_multiply_add"]), float(rate["starting"])) if rate else None
 
 
-def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
-    """Seconds that one process takes for a patch, by network and patch size, from the runs below `runs`.
+def measured_runs(runs: Path, on_gpu: bool) -> dict[str, Measured]:
+    """How long the runs below `runs` took, by network and patch size.
 
-    Only from those on the same kind of device: a CPU's steps say nothing about a GPU's.
+    Only those on the same kind of device: a CPU's steps say nothing about a GPU's.
     """
-    seen: dict[str, list[float]] = {}
+    seen: dict[str, list[Measured]] = {}
     for config in sorted(Path(runs).glob("*/*/*/*/config.yaml")):
         folder = RunFolder(config.parent)
         try:
-            rate = (folder.status or {}).get("patches_per_second")
+            status = folder.status or {}
+            rate, seconds = status.get("patches_per_second"), status.get("seconds")
             manifest, cfg = folder.manifest, folder.config
             if not rate or not manifest or cfg is None:
                 continue
@@ -105,43 +143,69 @@ def measured_seconds_per_patch(runs: Path, on_gpu: bool) -> dict[str, float]:
             if (attempt["device"] != "cpu") != on_gpu:
                 continue
             key = _network_key(as_dict(cfg.model), list(cfg.training.patch_size_zyx))
+            scores = seconds["validation"] + seconds["evaluating"] if seconds and folder.is_finished else None
+            found = Measured(attempt["processes"] / rate, seconds["starting"] if seconds else None, scores)
         except (BadInput, TypeError, LookupError, AttributeError):
             continue  # a run that has not come so far, or one of an older version
-        seen.setdefault(key, []).append(attempt["processes"] / rate)
-    return {key: median(values) for key, values in seen.items()}
+        seen.setdefault(key, []).append(found)
+    return {key: Measured.median(values) for key, values in seen.items()}
 
 
 def price(
-    rows: Sequence[Row], sizes: Sequence[Size | None], measured: dict[str, float], rate: float | None = None
-) -> tuple[int, int]:
-    """Set each row's `cost`: seconds of training left, or multiply-adds in proportion to them where none was measured.
+    rows: Sequence[Row], sizes: Sequence[Size | None], measured: Mapping[str, Measured], rate: Rate | None = None
+) -> Priced:
+    """Set each row's `cost`: seconds left, or multiply-adds in proportion to them where none was measured.
 
-    `rate`: seconds for a multiply-add, where no row was measured. Returns how many rows were measured and how many
-    more are scaled from these, or from `rate`, by their multiply-adds; the costs are seconds when the two add up to
-    all rows.
+    `rate`: of this machine, where no row was measured. What is not training, starting and scores, is added as it was
+    measured, in proportion to the multiply-adds, or from the windows of the cases that lie prepared.
     """
-    speeds = [measured.get(_network_key(row.model, row.patch_size_zyx)) for row in rows]
-    known = [(size.multiply_adds, speed) for size, speed in zip(sizes, speeds, strict=True) if size and speed]
-    per_multiply_add = median(speed / work for work, speed in known) if known else rate or 1.0
-    scaled = 0
-    for row, size, speed in zip(rows, sizes, speeds, strict=True):
+    found = [measured.get(_network_key(row.model, row.patch_size_zyx)) for row in rows]
+    known = [(size.multiply_adds, run) for size, run in zip(sizes, found, strict=True) if size and run]
+    scale = median(run.per_patch / work for work, run in known) if known else (rate.per_multiply_add if rate else None)
+    started = [run.starting for run in measured.values() if run.starting is not None]
+    starting = median(started) if started else (rate.starting if rate else 0.0)
+    scored = [run.scores / work for work, run in known if run.scores is not None]
+    scaled = around = 0
+    for row, size, run in zip(rows, sizes, found, strict=True):
         steps = row.max_steps - ((row.folder.status or {}).get("step") or 0)
-        if speed is None and size is not None:
-            speed = size.multiply_adds * per_multiply_add
-            scaled += bool(known or rate)
-        row.cost = (speed or 1.0) * row.batch_size * max(steps, 1)
-    return sum(speed is not None for speed in speeds), scaled
+        per_patch = run.per_patch if run else size.multiply_adds * (scale or 1.0) if size else 1.0
+        scaled += bool(run is None and size and scale)
+        scores = _seconds_of_scores(row, size, run, median(scored) if scored else None, scale)
+        row.around = starting + (scores or 0.0) if scale else 0.0
+        row.cost = per_patch * row.batch_size * max(steps, 1) + row.around
+        around += scores is not None
+    return Priced(sum(run is not None for run in found), scaled, around)
 
 
-def expected_time(rows: Sequence[Row], measured: int, scaled: int, slots: int | None) -> str:
+def _seconds_of_scores(
+    row: Row, size: Size | None, run: Measured | None, per_multiply_add: float | None, scale: float | None
+) -> float | None:
+    """What validation and evaluation of a row take; None where nothing tells."""
+    if run and run.scores is not None:
+        return run.scores
+    if size and per_multiply_add is not None:
+        return per_multiply_add * size.multiply_adds
+    windows = row.scoring.windows() if row.scoring else None
+    if windows is None or not size or not scale:
+        return None
+    return windows * size.multiply_adds * scale * _FORWARD
+
+
+def expected_time(rows: Sequence[Row], priced: Priced, slots: int | None) -> str:
     """The line about time. `slots`: devices of the pool; None for a cluster, which promises nothing."""
-    if measured + scaled < len(rows):
-        return "expected training time: unknown, no run of these networks was measured here yet"
-    source = f"measured steps of {measured} of {len(rows)} runs" if measured else f"{QUICK_SECONDS:.0f} s on one device"
-    source += f", {scaled} scaled by multiply-adds" if scaled else ""
+    if priced.measured + priced.scaled < len(rows):
+        return "expected time: unknown, no run of these networks was measured here yet"
+    source = f"measured steps of {priced.measured} of {len(rows)} runs"
+    source = source if priced.measured else f"{QUICK_SECONDS:.0f} s on one device"
+    source += f", {priced.scaled} scaled by multiply-adds" if priced.scaled else ""
+    share = sum(row.around for row in rows) / sum(row.cost for row in rows)
+    parts = (
+        "starting and evaluation" if priced.scored == len(rows) else "starting, without evaluation: no case is prepared"
+    )
+    about = f"{share:.0%} of it {parts}; {source}"
     if slots is None:
-        return f"expected training time: {duration(sum(row.cost for row in rows))} of run time in all ({source})"
-    return f"expected training time: {duration(makespan(best_order(rows, slots), slots))} ({source})"
+        return f"expected time: {duration(sum(row.cost for row in rows))} of run time in all ({about})"
+    return f"expected time: {duration(makespan(best_order(rows, slots), slots))} ({about})"
 
 
 def check_disk(rows: Sequence[Row], sizes: Sequence[Size | None], runs: Path) -> str:

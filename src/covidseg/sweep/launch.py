@@ -22,7 +22,8 @@ from covidseg.sweep.driver import Executor, drive
 from covidseg.sweep.estimate import (
     check_disk,
     expected_time,
-    measured_seconds_per_patch,
+    is_long,
+    measured_runs,
     network_sizes,
     price,
     quick_rate,
@@ -126,13 +127,13 @@ def _announce(rows: Sequence[Row], executor: Executor, view: View, runs: Path) -
     view.note(f"{len(rows)} runs: {', '.join(parts)}; on {executor}")
     if missing:
         sizes = network_sizes(missing)
-        speeds = measured_seconds_per_patch(runs, executor.on_gpu)
-        measured = price(missing, sizes, speeds)
-        if executor.slots and sum(measured) < len(missing):
+        known = measured_runs(runs, executor.on_gpu)
+        priced = price(missing, sizes, known)
+        if executor.slots and priced.measured + priced.scaled < len(missing) and is_long(missing, sizes):
             view.note("no run of these networks was measured here yet: trying how fast this machine trains")
             rate = quick_rate(missing, sizes, executor.environment_of_one())
-            measured = price(missing, sizes, speeds, rate)
-        view.note(expected_time(missing, *measured, executor.slots))
+            priced = price(missing, sizes, known, rate)
+        view.note(expected_time(missing, priced, executor.slots))
         view.note(check_disk(missing, sizes, runs))
     for row in rows:
         if row.state is State.FAILED:

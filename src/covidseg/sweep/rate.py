@@ -1,7 +1,8 @@
 """How fast this machine trains, from ten seconds of it, in a process that imports torch and ends.
 
 stdin: a JSON object of `model` (its configuration), `patch_size_zyx`, `batch_size` and `seconds`; last line of stdout:
-seconds of a training step for each multiply-add of the forward pass, or null where nothing could be measured.
+`seconds_per_multiply_add` of the forward pass in a training step and the seconds of `starting`, or null where nothing
+could be measured.
 """
 
 import json
@@ -16,14 +17,16 @@ from torch.nn import functional
 
 from covidseg.config.build import instantiate
 from covidseg.nets.cost import meta_network, multiply_adds
+from covidseg.system.clock import age
 
 _STEPS = 2  # at each size, after one that warms up
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    asked, starting = json.load(sys.stdin), age()
     try:
-        print(json.dumps(seconds_per_multiply_add(**asked)))
+        rate = seconds_per_multiply_add(**asked)
+        print(json.dumps(rate and {"seconds_per_multiply_add": rate, "starting": starting}))
     except Exception:  # an impossible network, or no memory for it: its own run says what is wrong
         print("null")
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 
 from covidseg.config.plain import as_dict
 from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, asked_resources, config_hash, run_dir
+from covidseg.sweep.scoring import Scoring
 from covidseg.system.errors import BadInput
 
 # How a run was started is no part of the run: a row's config, and so its hash, is that of the same single run.
@@ -46,7 +47,9 @@ class Row:
     model: dict[str, Any]
     patch_size_zyx: list[int]
     asked: dict[str, Any] = field(default_factory=dict)  # effective batch and precision, where it names them
+    scoring: Scoring | None = None
     cost: float = 1.0  # expected seconds, or in proportion to them
+    around: float = 0.0  # of these what is no training: starting, validation, evaluation
     state: State = State.WAITING
     reason: str = ""
     placed_on: list[str] = field(default_factory=list)
@@ -71,6 +74,7 @@ class Row:
             model=as_dict(cfg.model),
             patch_size_zyx=[_whole("training.patch_size_zyx", n) for n in _listed(training.patch_size_zyx)],
             asked=asked_resources(cfg),
+            scoring=Scoring.of(cfg),
         )
 
     def judge(self, retry_failed: bool = False) -> None:

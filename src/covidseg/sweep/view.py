@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from covidseg.runs.folder import RunFolder
+from covidseg.runs.timing import advice, in_short
 from covidseg.sweep.rows import Row, State
 
 _STYLE = {
@@ -101,10 +102,11 @@ def describe(
 ) -> str:
     """The same from its parts, for a row that is only known from the ledger's file."""
     if state is State.DONE:
-        return reason or dice_of(folder)
+        return reason or "; ".join(filter(None, [dice_of(folder), in_short((folder.status or {}).get("seconds"))]))
     if state in (State.RUNNING, State.ELSEWHERE):
         place = f"on {','.join(placed_on)}" if placed_on else reason
-        parts = [place, *_progress(folder.status or {}, max_steps, patches_per_step)]
+        status = folder.status or {}
+        parts = [place, *_progress(status, max_steps, patches_per_step), *advice(status.get("seconds") or {})]
         return ", ".join(filter(None, parts))
     if state is State.INTERRUPTED:
         return reason

@@ -202,9 +202,16 @@ def check_cluster(trainer: DictConfig, environment: Mapping[str, str]) -> None:
 
 
 def make_trainer(
-    cfg: DictConfig, folder: RunFolder, loggers: Sequence[Any], callbacks: Sequence[pl.Callback]
+    cfg: DictConfig,
+    folder: RunFolder,
+    loggers: Sequence[Any],
+    callbacks: Sequence[pl.Callback],
+    watch: Profiler | None = None,
 ) -> pl.Trainer:
-    """Lightning's Trainer with what this suite does itself (checkpoints, progress, sampling) switched off in it."""
+    """Lightning's Trainer with what this suite does itself (checkpoints, progress, sampling) switched off in it.
+
+    `watch` is its profiler where `trainer.profiler` names none.
+    """
     options, training = cfg.trainer, cfg.training
     devices = _devices(options, folder)
     plugins: list[Any] = [AtomicCheckpointIO()]
@@ -219,7 +226,7 @@ def make_trainer(
             num_nodes=options.num_nodes,
             strategy=_strategy(options, devices),
             accumulate_grad_batches=options.accumulate_grad_batches,
-            profiler=_profiler(options.profiler, folder),
+            profiler=_profiler(options.profiler, folder) or watch,
             precision=cast(Any, _precision(options, folder)),
             deterministic=options.deterministic,
             benchmark=not options.deterministic,  # patches have one size: cuDNN may search for the fastest kernels

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from covidseg.runs.folder import RunFolder
+from covidseg.training.time_shares import TimeShares
 
 _STATUS_SECONDS, _LINE_SECONDS = 2.0, 30.0  # between two updates of status.json, of the line in a log file
 
@@ -20,8 +21,10 @@ class ProgressReporter(Callback):
     Patches are those of all processes; validation does not count as training time. Only the first process acts.
     """
 
-    def __init__(self, folder: RunFolder, max_steps: int, batch_size: int, log_every: int, show: bool):
-        self.folder, self.max_steps, self.log_every = folder, max_steps, log_every
+    def __init__(
+        self, folder: RunFolder, max_steps: int, batch_size: int, log_every: int, show: bool, times: TimeShares
+    ):
+        self.folder, self.max_steps, self.log_every, self.times = folder, max_steps, log_every, times
         self.batch_size, self.show = batch_size, show
         self.seconds, self.patches = 0.0, 0  # of training, over all starts of the run
         self._losses: list[torch.Tensor] = []
@@ -102,7 +105,8 @@ class ProgressReporter(Callback):
         now = time.monotonic()
         if now - self._status_at > _STATUS_SECONDS or step == self.max_steps:
             self._status_at = now
-            self.folder.write_status("running", step=step, max_steps=self.max_steps, patches_per_second=round(rate, 2))
+            known = {"patches_per_second": round(rate, 2), "seconds": self.times.seconds}
+            self.folder.write_status("running", step=step, max_steps=self.max_steps, **known)
         if self._bar:
             note = f"loss {loss:.3f}, {rate:.1f} patches/s"
             self._bar.update(self._bar.task_ids[0], completed=step, note=note)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from covidseg.runs import manifest
 from covidseg.runs.checkpoints import checkpoint_name, require_training_state, to_resume
 from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
 from covidseg.runs.slices import keeping_slices
+from covidseg.runs.timing import told
 from covidseg.system.devices import require_given_gpus, slow_precision
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.system.faults import is_out_of_memory
@@ -42,6 +44,7 @@ from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.module import SegmentationTask
 from covidseg.training.parts import build_task, check, check_cluster, chosen_callbacks, make_trainer
 from covidseg.training.progress import ProgressReporter
+from covidseg.training.time_shares import TimeShares
 
 
 def train(cfg: DictConfig) -> dict[str, Any] | None:
@@ -91,7 +94,9 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
         waits_busily=torch.cuda.is_available(),
     )
     task = build_task(cfg, stop)  # before the data: what is wrong with it need not wait for their preparation
+    opening = time.perf_counter()
     dataset = _open_data(cfg)
+    times = TimeShares(preparing=time.perf_counter() - opening)
     training = plain(cfg)["training"]
     choosing = cfg.training.evaluate == "best"
     data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed, choosing)
@@ -105,18 +110,21 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
         loggers = tracking.make_loggers(cfg, folder)
         saver = SaveAndStop(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
         reporter = ProgressReporter(
-            folder, training["max_steps"], training["batch_size"], training["log_every"], cfg.trainer.progress
+            folder, training["max_steps"], training["batch_size"], training["log_every"], cfg.trainer.progress, times
         )
         chosen = chosen_callbacks(cfg, validates=bool(data.sets["validation"]))
         # The chosen ones first: at a step's start they give the network its own weights back, which are then saved.
-        trainer = make_trainer(cfg, folder, loggers, [*chosen, saver, reporter, *tracking.callbacks(cfg)])
+        callbacks = [*chosen, times, saver, reporter, *tracking.callbacks(cfg)]
+        trainer = make_trainer(cfg, folder, loggers, callbacks, times.watch)
         if not data.sets["validation"]:
             trainer.limit_val_batches = 0
         with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
             facts = _record(cfg, folder, dataset, data, trainer)
             tracking.log_manifest(loggers, facts)
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+            fitted = time.perf_counter()
             rows = _evaluate(folder, data, trainer, stop)
+            times.evaluated(time.perf_counter() - fitted)
             if processes.rank():
                 return None
             extra = {
@@ -125,6 +133,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
                     "steps": trainer.global_step,
                     "patches_per_second": round(reporter.patches_per_second, 2),
                 },
+                "seconds": times.seconds,
                 "parameters": facts["parameters"],
                 "multiply_adds": facts["multiply_adds"],
                 "validation": saver.validated(training["evaluate"]),
@@ -134,9 +143,10 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
             if cfg.fold == ALL:
                 extra["not_scored"] = f"fold={ALL}: every case was trained on, and no score was asked for"
             metrics = write_results(folder.path, rows, extra)
-            folder.write_status("finished", step=trainer.global_step)
+            folder.write_status("finished", step=trainer.global_step, seconds=times.seconds)
             shown = f"{folder}: {NOT_SCORED}" if cfg.fold == ALL else summary_table(metrics["sets"])
             Console(soft_wrap=True, highlight=False).print(shown)
+            print(f"{folder}: {told(times.seconds)}")
             return metrics
 
 
