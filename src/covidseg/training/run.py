@@ -53,11 +53,11 @@ def train(cfg: DictConfig) -> dict[str, Any] | None:
     A finished run is left alone, an unfinished one goes on from its last checkpoint. Raises `BadInput` where the
     configuration, the data or the folder do not allow that, and `Interrupted` after a signal, once the state is saved.
     """
+    _quieten_lightning()
     check(cfg)
     check_cluster(cfg.trainer, os.environ)
     if cfg.trainer.accelerator != "cpu":
         require_given_gpus(torch.cuda.device_count)
-    _quieten_lightning()
     folder = RunFolder(run_dir(cfg))
     if processes.rank():
         return _run(cfg, folder)

@@ -44,9 +44,11 @@ class TimeShares(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.watch.end("validation")
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close(None)
+
     def evaluated(self, seconds: float) -> None:
         """Note how long the evaluation took, once the training is over."""
-        self._close(None)
         self._evaluating = seconds
 
     @property
