@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -73,6 +74,13 @@ class Task:
 
     def target(self, labels: "torch.Tensor") -> "torch.Tensor":
         """Training target of a stored label map of any integer type: int64, same shape, on the same device."""
-        import torch  # the report names structures without it
+        return _table(self.label_to_target, labels.device)[labels.long()]
 
-        return torch.tensor(self.label_to_target, device=labels.device)[labels.long()]
+
+@cache
+def _table(label_to_target: tuple[int, ...], device: "torch.device") -> "torch.Tensor":
+    """The class of each stored label, sent to the device once: each time, the host would wait for the device."""
+    import torch  # the report names structures without it
+
+    with torch.inference_mode(False):
+        return torch.tensor(label_to_target, device=device)

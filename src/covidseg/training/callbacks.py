@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from covidseg.runs.checkpoints import BEST, LAST
 from covidseg.system.errors import BadInput, Interrupted
 from covidseg.system.signals import StopRequest
-from covidseg.training.agreement import agreed
+from covidseg.training.agreement import LaterAgreement, agreed
 
 _NOT_FINITE = 1000  # among the words that processes agree on; larger than any signal number
 _GO_ON = "the same command goes on from there"
@@ -39,6 +39,8 @@ class SaveAndStop(Callback):
         self.newest: float | None = None
         self.newest_step: int | None = None
         self._losses: deque[_Loss] = deque()
+        self._bad: list[str] = []  # cases of the first loss that was not finite, here
+        self._agreement = LaterAgreement()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -102,15 +104,18 @@ class SaveAndStop(Callback):
     def _agree(self, trainer: pl.Trainer, lag: int) -> int:
         """The signal that any process got, 0 for none; raises where any met a loss that is not finite.
 
-        `lag`: newest losses that are not looked at yet. A GPU's newest one would have to be waited for.
+        `lag`: newest losses that are not looked at yet, and how many calls later the others' word is known. A GPU's
+        newest loss, and what NCCL makes of the words, would have to be waited for.
         """
-        bad = None
-        while len(self._losses) > lag and bad is None:
+        while len(self._losses) > lag and not self._bad:
             loss = self._losses.popleft()
-            bad = None if math.isfinite(loss.value()) else loss
-        word = agreed(_NOT_FINITE if bad else self.stop.signum, trainer.strategy.root_device)
+            if not math.isfinite(loss.value()):
+                self._bad = loss.cases
+        word = _NOT_FINITE if self._bad else self.stop.signum
+        decide = self._agreement.ask if lag else self._agreement.settle
+        word = decide(word, trainer.strategy.root_device)
         if word == _NOT_FINITE:
-            cases = _of_all_processes(bad.cases if bad else [])
+            cases = _of_all_processes(self._bad)
             raise LossNotFinite(
                 "training",
                 f"the loss is not finite after step {trainer.global_step} (cases {', '.join(cases)})",

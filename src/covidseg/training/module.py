@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -69,6 +70,12 @@ class SegmentationTask(pl.LightningModule):
         image, mask = self.augment(normalise(batch["image"], self.window), batch["mask"], rng)
         image = image.contiguous(memory_format=self.memory_format)  # (B, 1, D, H, W)
         return self.loss(self.network(image), self.task.target(mask.squeeze(1)))
+
+    def on_validation_start(self) -> None:
+        """Give every process the batch statistics of the first one, which are those of the checkpoints."""
+        if dist.is_initialized():
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
 
     def validation_step(self, cases: CaseSet, batch_idx: int) -> dict[str, Any]:
         """Scores all cases of the set, each on one process. Returns this process's first case, for a picture."""

@@ -268,6 +268,7 @@ def _strategy(options: DictConfig, devices: Any) -> Any:
     return DDPStrategy(
         timeout=timedelta(minutes=options.collective_timeout_minutes),
         gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # in each step, for statistics that nobody reads there; SegmentationTask does it
         find_unused_parameters=options.strategy == "ddp_find_unused_parameters_true",
     )
 

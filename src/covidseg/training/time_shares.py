@@ -18,8 +18,8 @@ class TimeShares(Callback):
     """Seconds of this process by `PARTS`, over all starts of the run.
 
     Those of the loader are what the host waited for a batch, and so at most what the device did. The step is what is
-    left of the training. `preparing`: what this start took to find or make its data. `watch` is to be the Trainer's profiler; where another one was chosen, that one says where
-    the time goes, and all of it counts here as the step.
+    left of the training. `preparing`: what this start took to find or make its data. `watch` is to be the Trainer's
+    profiler; where another one was chosen, that one says where the time goes, and all of it counts here as the step.
     """
 
     def __init__(self, preparing: float = 0.0) -> None:

@@ -2,7 +2,7 @@
 
 Every transform meets each sample with its own probability. Parameters come from a CPU generator that the caller seeds
 by step and rank, so that a resumed run sees what an uninterrupted one would have seen; what needs a number per voxel
-comes from a generator on the device that is seeded from the first.
+comes from a generator on the device that is seeded from the first. Nothing here waits for the device.
 """
 
 import math
@@ -39,7 +39,7 @@ class Transform:
         hit = (torch.rand(len(image), generator=rng) < self.probability).nonzero().flatten()
         if len(hit) == 0:
             return image, mask
-        hit = hit.to(image.device)
+        hit = _sent(hit, image)
         changed_image, changed_mask = self.change(image[hit], mask[hit], rng)
         return image.index_copy(0, hit, changed_image), mask.index_copy(0, hit, changed_mask)
 
@@ -63,7 +63,7 @@ class Mirror(Transform):
 
     def __call__(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         for axis in self.axes:
-            flip = (torch.rand(len(image), generator=rng) < self.probability).to(image.device).view(-1, 1, 1, 1, 1)
+            flip = _sent(torch.rand(len(image), generator=rng) < self.probability, image).view(-1, 1, 1, 1, 1)
             image = torch.where(flip, image.flip(2 + axis), image)
             mask = torch.where(flip, mask.flip(2 + axis), mask)
         return image, mask
@@ -111,9 +111,9 @@ class Spatial(Transform):
         to_mm = half * self.spacing_xyz  # grid_sample counts in half patches
         matrix = _rotation(angles) / factors.view(-1, 1, 1)
         matrix = matrix * to_mm / to_mm.view(-1, 1)  # back from mm: row i is divided by to_mm[i]
-        theta = torch.cat([matrix, torch.zeros(len(image), 3, 1)], dim=2).to(image.device)
+        theta = _sent(torch.cat([matrix, torch.zeros(len(image), 3, 1)], dim=2), image)
         grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-        shifts = (shifts / half.view(1, 3, 1, 1, 1)).to(image.device)
+        shifts = _sent(shifts / half.view(1, 3, 1, 1, 1), image)
         elastic = F.interpolate(shifts, image.shape[2:], mode="trilinear", align_corners=True)
         return grid + elastic.permute(0, 2, 3, 4, 1)
 
@@ -129,7 +129,7 @@ class Blur(Transform):
         n, reach = len(image), math.ceil(3 * self.sigma_voxels[1])
         sigma = _uniform(rng, self.sigma_voxels, n)
         taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma.view(-1, 1)) ** 2)
-        taps = (taps / taps.sum(1, keepdim=True)).to(image)  # (n, 2 reach + 1)
+        taps = _sent((taps / taps.sum(1, keepdim=True)).to(image.dtype), image)  # (n, 2 reach + 1)
         volume = image.transpose(0, 1)  # (1, n, D, H, W): one group a sample
         for axis in range(3):
             shape, padding = [1, 1, 1], [0] * 6
@@ -186,7 +186,12 @@ def _uniform(rng: Generator, between: Sequence[float], *shape: int) -> Tensor:
 
 
 def _per_sample(values: Tensor, image: Tensor) -> Tensor:
-    return values.to(image).view(-1, 1, 1, 1, 1)
+    return _sent(values.to(image.dtype), image).view(-1, 1, 1, 1, 1)
+
+
+def _sent(values: Tensor, image: Tensor) -> Tensor:
+    """The values on the image's device, without waiting for it: so few are copied before this returns."""
+    return values.to(image.device, non_blocking=True)
 
 
 def _rotation(angles: Tensor) -> Tensor:
