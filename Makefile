@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+BENCH ?= .venv-bench
 ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -12,7 +13,7 @@ export GPUS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation status clean
+.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation status benchmark clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,17 @@ sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds (x fold
 status: $(READY)  ## what each run of a sweep is doing
 	$(BIN)/python src/status.py $(ARGS)
 
+##@ Measure
+benchmark: $(BENCH)/.ready  ## speed beside MONAI, TorchIO and nnU-Net, in an environment of its own; SUITE=loader for one part
+	$(BENCH)/bin/python src/benchmark.py $(or $(SUITE),all) $(ARGS)
+
+$(BENCH)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@# torchvision comes along with nnU-Net, at times for another build of torch, and then no import of torchmetrics works
+	$(BENCH)/bin/python -c 'import torchvision' 2>/dev/null || $(BENCH)/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
 ##@ Change the suite
 test: $(READY)  ## the default tests, a few minutes on two cores; JOBS=8 for more of them
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -66,5 +78,5 @@ format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and caches; data and runs stay
-	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .venv-lowest build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

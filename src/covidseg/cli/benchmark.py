@@ -1,4 +1,4 @@
-"""`python src/benchmark.py networks`: one suite of measurements, printed as a table and written as JSON."""
+"""`python src/benchmark.py loader`: one suite of measurements, printed as tables and written beside their numbers."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,11 @@ from covidseg.cli.app import application
 from covidseg.config.choices import did_you_mean
 from covidseg.system.errors import BadInput
 
-SUITES = {"networks": "covidseg.benchmark.networks"}  # modules with run(cfg)
+_CONTEST = "covidseg.benchmark.suite"
+SUITES = {  # modules with run(cfg)
+    "networks": "covidseg.benchmark.networks",
+    **dict.fromkeys(("loader", "augment", "step", "inference", "scoring", "prepare", "startup", "all"), _CONTEST),
+}
 
 
 @application("benchmark")

@@ -28,7 +28,12 @@ class Augment:
 
 
 class Transform:
-    """Applies `change` to the samples that the draw hits, and leaves the others."""
+    """Applies `change` to the samples that the draw hits, and leaves the others.
+
+    `moves`: whether it changes where things are, and so the mask.
+    """
+
+    moves = False
 
     def __init__(self, probability: float):
         if not 0 <= probability <= 1:
@@ -39,9 +44,13 @@ class Transform:
         hit = (torch.rand(len(image), generator=rng) < self.probability).nonzero().flatten()
         if len(hit) == 0:
             return image, mask
+        if len(hit) == len(image):
+            return self.change(image, mask, rng)
         hit = _sent(hit, image)
-        changed_image, changed_mask = self.change(image[hit], mask[hit], rng)
-        return image.index_copy(0, hit, changed_image), mask.index_copy(0, hit, changed_mask)
+        own = mask[hit] if self.moves else mask  # a mask that stays as it is needs no copies
+        changed_image, changed_mask = self.change(image[hit], own, rng)
+        image = image.index_copy(0, hit, changed_image)
+        return image, mask.index_copy(0, hit, changed_mask) if self.moves else mask
 
     def surely(self) -> "Transform":
         """The same transform for every sample."""
@@ -50,12 +59,14 @@ class Transform:
         return certain
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Image and mask of the hit samples, changed; values outside [0, 1] are clipped here."""
+        """New image and mask of the hit samples, the inputs as they were; values outside [0, 1] are clipped here."""
         raise NotImplementedError
 
 
 class Mirror(Transform):
     """Flips along each of `axes` (0 z, 1 y, 2 x) with its own draw."""
+
+    moves = True
 
     def __init__(self, probability: float, axes: Sequence[int]):
         super().__init__(probability)
@@ -63,9 +74,13 @@ class Mirror(Transform):
 
     def __call__(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         for axis in self.axes:
-            flip = _sent(torch.rand(len(image), generator=rng) < self.probability, image).view(-1, 1, 1, 1, 1)
-            image = torch.where(flip, image.flip(2 + axis), image)
-            mask = torch.where(flip, mask.flip(2 + axis), mask)
+            drawn = torch.rand(len(image), generator=rng) < self.probability
+            if drawn.all():
+                image, mask = image.flip(2 + axis), mask.flip(2 + axis)
+            elif drawn.any():
+                flip = _sent(drawn, image).view(-1, 1, 1, 1, 1)
+                image = torch.where(flip, image.flip(2 + axis), image)
+                mask = torch.where(flip, mask.flip(2 + axis), mask)
         return image, mask
 
 
@@ -76,6 +91,8 @@ class Spatial(Transform):
     between `elastic_grid` control points, each moved by up to `elastic_voxels`. Linear for the image, nearest for the
     mask; what lies outside the patch is its mirror image.
     """
+
+    moves = True
 
     def __init__(
         self,
@@ -126,17 +143,20 @@ class Blur(Transform):
         self.sigma_voxels = tuple(sigma_voxels)
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        n, reach = len(image), math.ceil(3 * self.sigma_voxels[1])
-        sigma = _uniform(rng, self.sigma_voxels, n)
-        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma.view(-1, 1)) ** 2)
-        taps = _sent((taps / taps.sum(1, keepdim=True)).to(image.dtype), image)  # (n, 2 reach + 1)
-        volume = image.transpose(0, 1)  # (1, n, D, H, W): one group a sample
-        for axis in range(3):
-            shape, padding = [1, 1, 1], [0] * 6
-            shape[axis] = -1
-            padding[4 - 2 * axis : 6 - 2 * axis] = [reach, reach]
-            volume = F.conv3d(F.pad(volume, padding, "replicate"), taps.view(n, 1, *shape), groups=n)
-        return volume.transpose(0, 1), mask
+        sigma = _uniform(rng, self.sigma_voxels, len(image))
+        reach = math.ceil(3 * float(sigma.max()))
+        taps = torch.exp(-0.5 * (torch.arange(reach + 1) / sigma.view(-1, 1)) ** 2)  # (n, reach + 1), outwards
+        taps = taps / (taps[:, :1] + 2 * taps[:, 1:].sum(1, keepdim=True))
+        weights = _sent(taps.to(image.dtype), image).view(len(image), 1, 1, 1, 1, -1)
+        for axis in (2, 3, 4):  # sums of shifted volumes: torch's convolution of one channel is several times slower
+            padding = [0] * 6
+            padding[8 - 2 * axis : 10 - 2 * axis] = [reach, reach]
+            padded, size = F.pad(image, padding, "replicate"), image.shape[axis]
+            image = padded.narrow(axis, reach, size) * weights[..., 0]
+            for k in range(1, reach + 1):
+                both = padded.narrow(axis, reach - k, size) + padded.narrow(axis, reach + k, size)
+                image.addcmul_(both, weights[..., k])
+        return image, mask
 
 
 class Noise(Transform):
@@ -151,7 +171,7 @@ class Noise(Transform):
         seed = int(torch.randint(2**62, (1,), generator=rng))
         voxels = Generator(image.device).manual_seed(seed)
         noise = torch.randn(image.shape, generator=voxels, device=image.device)
-        return (image + sd * noise).clamp_(0, 1), mask
+        return noise.mul_(sd).add_(image).clamp_(0, 1), mask
 
 
 class Intensity(Transform):
@@ -165,7 +185,7 @@ class Intensity(Transform):
         contrast = _per_sample(_uniform(rng, self.contrast, len(image)), image)
         shift = _per_sample(_uniform(rng, self.shift, len(image)), image)
         mean = image.mean(dim=(1, 2, 3, 4), keepdim=True)
-        return ((image - mean) * contrast + mean + shift).clamp_(0, 1), mask
+        return torch.addcmul(mean * (1 - contrast) + shift, image, contrast).clamp_(0, 1), mask
 
 
 class Gamma(Transform):
@@ -177,7 +197,7 @@ class Gamma(Transform):
 
     def change(self, image: Tensor, mask: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
         exponent = _per_sample(_uniform(rng, self.exponent, len(image)), image)
-        return image.clamp(0, 1).pow(exponent), mask
+        return image.pow(exponent).clamp_(0, 1), mask
 
 
 def _uniform(rng: Generator, between: Sequence[float], *shape: int) -> Tensor:
