@@ -572,3 +572,28 @@ def test_half_precision_on_a_cpu_without_units_is_warned_of(predict, run, write_
     options = {"run": run, "input": tmp_path / "scan.nii.gz", "output": tmp_path / "out"}
     assert "note: bfloat16 on this CPU" in predict(**options, **{"inference.precision": "bfloat16"})[1]
     assert "on this CPU" not in predict(**options, overwrite="true")[1]
+
+
+def test_a_box_of_the_lungs_is_used_where_they_are_found_and_said_where_not(in_process, make_run, tmp_path):
+    """A phantom's lungs fill their box; a block of tissue has none."""
+    from covidseg.phantom.make import make_phantom
+
+    made = make_phantom(5, (48, 64, 64), patient=4)
+    (tmp_path / "scans").mkdir()
+    for name, hu in (("chest", made.hu), ("block", np.full((40, 40, 40), 40, np.int16))):
+        hu = hu.copy()
+        hu[:, :2] = -1000  # air around the block, as any scan has
+        image = sitk.GetImageFromArray(hu)
+        image.SetSpacing([float(step) for step in reversed(made.spacing_zyx)])
+        sitk.WriteImage(image, str(tmp_path / "scans" / f"{name}.nii.gz"))
+    command = ("predict", f"run={make_run('lung')}", "input=scans", "reading.assume.hu=true")
+    status, out, err = in_process(*command, "output=lungs", "inference.box=lungs")
+    assert (status, err) == (0, ""), err
+    assert out.count("the whole body is segmented, not the lungs' box: ") == 1
+    status, plain, err = in_process(*command, "output=body")
+    assert (status, err) == (0, "") and "lungs' box" not in plain
+    manifest = json.loads((tmp_path / "lungs" / "predictions.json").read_text())
+    assert [one["box"] for one in manifest["cases"]["chest"]["request"]["inference"]] == ["lungs"]
+    status, out, _ = in_process(*command, "output=lungs", "inference.box=body")
+    assert status == 2 and out.count("is not what this command wrote") == 2  # another box makes other masks
+    assert in_process(*command, "output=other", "inference.box=chest")[2].startswith("error: inference.box=chest: ")

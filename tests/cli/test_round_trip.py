@@ -49,11 +49,11 @@ def run(make_run):
 
     folder = make_run("lesion")
 
-    def bright(self, scan, progress=None):
+    def bright(self, grid, scan, progress=None):
         return (scan.voxels > -600).astype(np.uint8)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Segmenter, "segment", bright)
+        patch.setattr(Segmenter, "segment_on", bright)
         yield folder
 
 

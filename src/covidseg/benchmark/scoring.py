@@ -14,7 +14,7 @@ from covidseg.benchmark.scans import enlarged, scans
 from covidseg.evaluation.surface_metrics import surface_scores
 
 _TOLERANCE_MM = 1.0
-_SAME = 0.02  # the others' surfaces are not defined to the digit as ours are
+_SAME = 0.02  # of NSD; their HD95 may differ by a quarter, where border voxels are weighted by the area they stand for
 
 
 def contests(cfg: DictConfig) -> list[Contest]:
@@ -37,7 +37,7 @@ def contests(cfg: DictConfig) -> list[Contest]:
 def _alike(found: Mapping[str, tuple[float, float]]) -> str:
     nsd, hd95 = found["covidseg"]
     for name, (theirs, distance) in found.items():
-        if abs(theirs - nsd) > _SAME or abs(distance - hd95) > _SAME * max(hd95, 1.0):
+        if abs(theirs - nsd) > _SAME or abs(distance - hd95) > 0.25 * max(hd95, 1.0):
             raise AssertionError(f"{name} says NSD {theirs:.4f}, HD95 {distance:.3f} mm; ours {nsd:.4f}, {hd95:.3f}")
     return "; ".join(f"{name}: NSD {nsd:.4f}, HD95 {mm:.3f} mm" for name, (nsd, mm) in found.items()) + "."
 

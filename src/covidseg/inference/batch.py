@@ -89,7 +89,7 @@ class Predictor:
                 {"run": segmenter.name, "task": segmenter.task.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
                 for segmenter in segmenters
             ],
-            "inference": [segmenter.inferer.settings for segmenter in segmenters],
+            "inference": [{**segmenter.inferer.settings, "box": segmenter.box} for segmenter in segmenters],
             "consolidation_hu": consolidation_hu,
         }
         self._settings = json.loads(json.dumps(settings))  # as they come back from the manifest
@@ -155,7 +155,7 @@ class Predictor:
                 manifest[case] = {"request": request, "files": {}}  # from here on the files are ours
 
         if not resumed:
-            masks = self._segment(scan, progress)
+            masks, said = self._segment(scan, progress)
             lung, lesion = masks.get("lung"), masks.get("lesion")
             figures = quantify(lung, lesion, scan.voxels, scan.geometry, self.consolidation_hu)
             with self._locked_manifest() as manifest:  # another process may have done this scan meanwhile
@@ -170,7 +170,8 @@ class Predictor:
             return Result(case, page["figures"], notes, time.perf_counter() - started, resumed=True)
 
         raised = flags(Findings(figures, lung, lesion, scan.voxels, scan.geometry, scan.thickness_mm))
-        notes, seconds = (*scan.notes, *(flag["text"] for flag in raised)), time.perf_counter() - started
+        notes = (*scan.notes, *said, *(flag["text"] for flag in raised))
+        seconds = time.perf_counter() - started
         page = {
             "notice": NOTICE,
             "case": case,
@@ -227,14 +228,18 @@ class Predictor:
             else:
                 (self.output / FAILURES).unlink(missing_ok=True)
 
-    def _segment(self, scan: Scan, progress: Progress | None) -> dict[str, np.ndarray]:
+    def _segment(self, scan: Scan, progress: Progress | None) -> tuple[dict[str, np.ndarray], list[str]]:
+        """A mask of each structure, and what has to be said of how they were made."""
         masks: dict[str, np.ndarray] = {}
+        said: dict[str, None] = {}
         for segmenter in self.segmenters:
             what = " and ".join(segmenter.task.structures)
             report = progress and partial(progress, what)
-            classes = segmenter.segment(scan, report)
+            grid, word = segmenter.grid_of(scan)
+            classes = segmenter.segment_on(grid, scan, report)
             masks |= {name: part.in_prediction(classes) for name, part in segmenter.task.structures.items()}
-        return masks
+            said |= {word: None} if word else {}
+        return masks, list(said)
 
     def _files(self, case: str) -> dict[str, Path]:
         masks = {name: self.output / f"{case}_{name}{self.extension}" for name in self.structures}

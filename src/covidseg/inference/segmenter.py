@@ -17,6 +17,7 @@ from covidseg.config.build import instantiate
 from covidseg.config.plain import as_dict
 from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.structures import Task
+from covidseg.inference.lung_box import Doubt, lung_box
 from covidseg.inference.window import Progress, WindowInferer, precision_on, segment_case
 from covidseg.nets.cost import meta_network
 from covidseg.runs.checkpoints import checkpoint_name, load_checkpoint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
 MIN_SPACING_MM = 0.05  # finer is no CT, and one scan would fill the memory
 MAX_WINDOW = 1 << 30  # voxels
+BOXES = ("body", "lungs")
 _NEEDED = {
     "task": {
         "name": str,
@@ -60,15 +62,30 @@ class Segmenter:
     inferer: WindowInferer
     name: str  # of the run: <table>/<row>/<task>/seed<k>
     checkpoint_sha256: str
+    box: str = "body"  # what of a scan the network sees: "body", as in training, or "lungs"
 
     def segment(self, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
         """Class map of a scan that `read_scan` gave, uint8 (z, y, x) on its own grid.
 
         `progress` gets (windows done, windows in all).
         """
-        grid = Grid.plan(scan.voxels, scan.geometry, self.spacing_zyx)
+        return self.segment_on(self.grid_of(scan)[0], scan, progress)
+
+    def segment_on(self, grid: Grid, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
+        """The same, on a grid that `grid_of` gave; outside of its box all is background."""
         self.inferer.progress = progress
         return segment_case(self.network, grid.image(scan.voxels), grid, self.task, self.window, self.inferer)
+
+    def grid_of(self, scan: "Scan") -> tuple[Grid, str]:
+        """The grid on which a scan is segmented, and what has to be said of it: that its lungs' box is not used."""
+        place, canonical = scan.geometry, scan.geometry.canonical()
+        if self.box == "body":
+            return Grid.plan(scan.voxels, place, self.spacing_zyx), ""
+        found = lung_box(place.to_canonical(scan.voxels), canonical.spacing_zyx)
+        if isinstance(found, Doubt):
+            said = f"the whole body is segmented, not the lungs' box: {found.reason}"
+            return Grid.plan(scan.voxels, place, self.spacing_zyx), said
+        return Grid.plan(scan.voxels, place, self.spacing_zyx, found), ""
 
     def segment_prepared(self, case: "PreparedCase") -> np.ndarray:
         """Class map of a prepared case on its scan's own grid. The case must have been prepared at `spacing_zyx`."""
@@ -86,11 +103,14 @@ class Segmenter:
         return to_sitk(self.segment(scan), scan.geometry)
 
 
-def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **inference: Any) -> Segmenter:
+def load(
+    run: Path | str, checkpoint: str = "auto", device: str = "auto", box: str = "body", **inference: Any
+) -> Segmenter:
     """The network of a run folder.
 
     `checkpoint`: "last", "best" (highest validation Dice), or "auto": the one whose scores stand in the run's table
-    (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `inference`: what is to differ from the run's
+    (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `box`: "body" as in training, or "lungs",
+    which is faster, wherever two lungs are found beyond doubt. `inference`: what is to differ from the run's
     own sliding window (`roi_zyx`, `overlap`, `batch_size`), and `precision`: "float32", "bfloat16", or "auto" for
     bfloat16 on GPUs that compute in it.
 
@@ -103,6 +123,8 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
     config = _plain_config(folder)
     if wrong := mismatch(config, _NEEDED):
         raise BadInput(what, f"config.yaml is not that of a run ({wrong})", "train it again")
+    if box not in BOXES:
+        raise BadInput(f"inference.box={box}", "there is no such choice", f"one of {', '.join(BOXES)}")
     task = Task.from_config(config["task"])
     spacing, window = tuple(config["data"]["spacing_zyx"]), tuple(config["data"]["window"])
     if min(spacing) < MIN_SPACING_MM or window[0] >= window[1]:
@@ -121,7 +143,7 @@ def load(run: Path | str, checkpoint: str = "auto", device: str = "auto", **infe
         raise BadInput("inference", str(error)) from error
     network = network.to(where).eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest)
+    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest, box)
 
 
 def _device(name: str) -> torch.device:

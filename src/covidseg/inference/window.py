@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from covidseg.data.prepare.grid import Grid
 from covidseg.data.train.patches import AIR_HU
 from covidseg.evaluation.structures import Task
+from covidseg.inference.onednn import single_windows
 from covidseg.inference.tiling import count_windows
 from covidseg.system.errors import CovidSegError
 
@@ -107,7 +108,8 @@ class WindowInferer:
 
         def predict(windows: Tensor) -> Tensor:
             nonlocal done
-            with torch.autocast(windows.device.type, inside, enabled=inside is not torch.float32):
+            precision = torch.autocast(windows.device.type, inside, enabled=inside is not torch.float32)
+            with precision, single_windows(network, windows.device):
                 logits = network(windows)
             done += 1
             if self.progress:

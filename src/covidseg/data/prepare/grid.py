@@ -36,13 +36,16 @@ class Grid:
     body_found: bool = True
 
     @classmethod
-    def plan(cls, hu: np.ndarray, geometry: Geometry, spacing_zyx: tuple[float, float, float]) -> Self:
+    def plan(
+        cls, hu: np.ndarray, geometry: Geometry, spacing_zyx: tuple[float, float, float], box: Box | None = None
+    ) -> Self:
         """Lay the grid of a scan: `hu` (z, y, x) in its native order, `spacing_zyx` in mm, canonical order.
 
-        Where there is no body (all air), the box is the whole volume and `body_found` is False.
+        `box`: what is kept, in voxels of the canonical order; None for that of the body. Where there is no body (all
+        air), the box is the whole volume and `body_found` is False.
         """
         canonical = geometry.canonical()
-        box = body_box(geometry.to_canonical(hu), canonical.spacing_zyx)
+        box = box or body_box(geometry.to_canonical(hu), canonical.spacing_zyx)
         whole = triple((0, n) for n in canonical.shape_zyx)
         extent = [(b - a) * mm for (a, b), mm in zip(box or whole, canonical.spacing_zyx, strict=True)]
         shape = triple(max(1, round(mm / step)) for mm, step in zip(extent, spacing_zyx, strict=True))
