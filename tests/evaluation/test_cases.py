@@ -1,5 +1,6 @@
 import csv
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,6 +79,45 @@ def test_only_annotated_structures_are_scored():
         "case0",
         "case2",
     ]
+
+
+class SlowToScore(FakeCase):
+    """Its reference comes only once the next case is being segmented; without overlap it never would."""
+
+    def __init__(self, number, go):
+        super().__init__(number)
+        self.go = go
+
+    def reference(self):
+        assert self.go.wait(20), "nothing was segmented while this case was scored"
+        return self.labels
+
+
+def test_a_case_is_scored_while_the_next_one_is_segmented():
+    started = [threading.Event() for _ in range(5)]
+    cases = [SlowToScore(number, started[number + 1]) for number in range(4)]
+    most, told = [], []
+
+    def segment(case):
+        started[cases.index(case)].set()
+        most.append(cases.index(case) - len(told))
+        started[-1].set()
+        return shifted(case)
+
+    rows = evaluate_cases(segment, {"test": cases}, shipped_task("lesion"), told.append)
+    assert [row["case"] for row in rows] == told == ["case0", "case1", "case2", "case3"]
+    assert max(most) <= 3  # that many class maps at most: the one in hand, and what waits
+    alone = [evaluate_cases(shifted, {"test": [FakeCase(number)]}, shipped_task("lesion"))[0] for number in range(4)]
+    assert rows == alone
+
+
+def test_a_case_that_cannot_be_scored_ends_the_evaluation_with_its_reason():
+    class Broken(FakeCase):
+        def reference(self):
+            raise BadInput(self.id, "is damaged")
+
+    with pytest.raises(BadInput, match="case1: is damaged"):
+        evaluate_cases(shifted, {"test": [FakeCase(0), Broken(1), FakeCase(2)]}, shipped_task("lesion"))
 
 
 def test_files_hold_every_case_and_every_set(tmp_path):

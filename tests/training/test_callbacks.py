@@ -21,7 +21,7 @@ class FakeTrainer(types.SimpleNamespace):
 @pytest.fixture
 def trainer():
     strategy = types.SimpleNamespace(root_device=torch.device("cpu"))
-    return FakeTrainer(saved=[], global_step=0, callback_metrics={}, strategy=strategy)
+    return FakeTrainer(is_global_zero=True, saved=[], global_step=0, callback_metrics={}, strategy=strategy)
 
 
 def boundary(tmp_path, stop=None, checkpoint_every=4, validate_every=10):
@@ -54,6 +54,28 @@ def test_last_is_written_at_its_interval_around_validations_and_at_the_end(train
     trainer.global_step = 23
     keeper.on_train_end(trainer, MODULE)
     assert [step for _, step in trainer.saved] == [4, 8, 9, 10, 12, 16, 19, 20, 23]
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.1, [4, 8, 12, 16]), (0.6, [4, 16]), (2.0, [4])])
+def test_checkpoints_that_take_long_are_written_less_often(trainer, tmp_path, monkeypatch, seconds, kept):
+    """A step of 6 seconds: a checkpoint of 0.6 s is a hundredth of ten steps, one of 2 s of more than thirty."""
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr("covidseg.training.callbacks.time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    write = FakeTrainer.save_checkpoint
+
+    def slow(self, path, weights_only):
+        clock.now += seconds
+        write(self, path, weights_only)
+
+    monkeypatch.setattr(FakeTrainer, "save_checkpoint", slow)
+    keeper = boundary(tmp_path, validate_every=1000)
+    for trainer.global_step in range(1, 17):
+        clock.now += 6
+        keeper.on_train_batch_start(trainer, MODULE, BATCH, 0)
+    assert [step for _, step in trainer.saved] == kept
+    trainer.global_step = 17
+    keeper.on_train_end(trainer, MODULE)
+    assert trainer.saved[-1] == ("last.ckpt", 17)  # the end is always kept
 
 
 def test_a_signal_saves_at_the_next_boundary_and_nothing_in_a_validation(trainer, tmp_path):

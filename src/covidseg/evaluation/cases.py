@@ -1,6 +1,8 @@
 """Scores of a network, or of masks somebody made, over the cases of a data set: each case exactly once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import NAMES, Task
 from covidseg.scans.gate.names import is_litter, shown
 from covidseg.system.errors import BadInput, CovidSegError
+
+_AHEAD = 2  # cases that are scored while the next one is segmented; each holds a class map and a reference
 
 
 def case_scores(
@@ -53,6 +57,8 @@ def evaluate_cases(
     cases are divided without padding, and every rank returns all rows, which `scores` brings together, on a device that
     the process group can send from. `progress` gets each case's id when it is done. `slow=False` leaves out the
     metrics that take seconds a case. A failure on one rank is raised on all of them.
+
+    A case is scored in a thread while the next one is segmented; at most `_AHEAD` class maps wait beside that one.
     """
     wanted = [
         (name, case) for name, cases in sets.items() for case in cases if set(case.annotated) & set(task.structures)
@@ -68,9 +74,7 @@ def evaluate_cases(
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     failure: Exception | None = None
     try:
-        for name, case in wanted[rank::ranks]:
-            spacing = case.grid.native.spacing_zyx
-            found = case_scores(segment(case), case.reference(), spacing, task, case.annotated, slow)
+        for name, case, found in _scored(segment, wanted[rank::ranks], task, slow):
             for structure, values in found.items():
                 scores.update(name, case.id, structure, values)
             if progress:
@@ -83,6 +87,28 @@ def evaluate_cases(
     if failed_elsewhere:
         raise CovidSegError("evaluation", f"failed on another process: {failed_elsewhere}")
     return [_row(values) for values in scores.collect()]
+
+
+def _scored(
+    segment: Callable[[PreparedCase], np.ndarray], wanted: Sequence[tuple[str, PreparedCase]], task: Task, slow: bool
+) -> Iterator[tuple[str, PreparedCase, dict[str, dict[str, Any]]]]:
+    """(set, case, its scores) in the given order."""
+
+    def score(case: PreparedCase, classes: np.ndarray) -> dict[str, dict[str, Any]]:
+        return case_scores(classes, case.reference(), case.grid.native.spacing_zyx, task, case.annotated, slow)
+
+    waiting: deque[tuple[str, PreparedCase, Future[dict[str, dict[str, Any]]]]] = deque()
+    with ThreadPoolExecutor(_AHEAD, "scores") as pool:
+        try:
+            for name, case in wanted:
+                waiting.append((name, case, pool.submit(score, case, segment(case))))
+                while len(waiting) > _AHEAD or (waiting and waiting[0][2].done()):
+                    name, case, future = waiting.popleft()
+                    yield name, case, future.result()
+            for name, case, future in waiting:
+                yield name, case, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def evaluate_masks(

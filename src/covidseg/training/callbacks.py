@@ -1,6 +1,7 @@
 """What happens between two training steps: checkpoints, stopping together, a look at the loss."""
 
 import math
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from covidseg.system.signals import StopRequest
 from covidseg.training.agreement import LaterAgreement, agreed
 
 _NOT_FINITE = 1000  # among the words that processes agree on; larger than any signal number
+_SHARE, _WORTH_SPARING = 0.01, 0.5  # of the time for checkpoints; seconds for one from which on that is looked at
 _GO_ON = "the same command goes on from there"
 
 
@@ -26,7 +28,8 @@ class LossNotFinite(BadInput):
 class SaveAndStop(Callback):
     """Saves, and stops where asked to, between two steps: the one place where all processes are at the same point.
 
-    `last.ckpt` is written every `checkpoint_every` steps, before and after each validation, and when the run stops;
+    `last.ckpt` is written every `checkpoint_every` steps, unless that would take more than a hundredth of the time,
+    before and after each validation, and when the run stops;
     `best.ckpt` (weights only) when a validation's `val/dice` is the highest so far. A loss that is not finite ends the
     run on all processes, naming the cases, before anything of it is saved.
     """
@@ -38,6 +41,7 @@ class SaveAndStop(Callback):
         self.best_step: int | None = None
         self.newest: float | None = None
         self.newest_step: int | None = None
+        self._writing, self._written = 0.0, 0.0  # seconds that the last writing took, and when it ended
         self._losses: deque[_Loss] = deque()
         self._bad: list[str] = []  # cases of the first loss that was not finite, here
         self._agreement = LaterAgreement()
@@ -67,7 +71,8 @@ class SaveAndStop(Callback):
             return  # gradients of this step's first part are held: no place to stop or to save
         step = trainer.global_step
         around_validation = step % self.validate_every == 0 or (step + 1) % self.validate_every == 0
-        self._decide(trainer, save=step > 0 and (step % self.checkpoint_every == 0 or around_validation))
+        due = around_validation or (step % self.checkpoint_every == 0 and self._is_cheap(trainer))
+        self._decide(trainer, save=step > 0 and due)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,11 +98,23 @@ class SaveAndStop(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._decide(trainer, save=True)
 
+    def _is_cheap(self, trainer: pl.Trainer) -> bool:
+        """Whether the first process finds that writing takes little of the time since it last wrote."""
+        since = time.monotonic() - self._written
+        cheap = self._writing < _WORTH_SPARING or self._writing < _SHARE * since
+        return bool(agreed(int(cheap and trainer.is_global_zero), trainer.strategy.root_device))
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        began = time.monotonic()
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+        self._written = time.monotonic()
+        self._writing = self._written - began
+
     def _decide(self, trainer: pl.Trainer, save: bool) -> None:
         step = trainer.global_step
         word = self._agree(trainer, lag=0 if save or trainer.strategy.root_device.type == "cpu" else 1)
         if save or (word and step > 0):
-            trainer.save_checkpoint(self.folder / LAST, weights_only=False)
+            self._save_last(trainer)
         if word:
             raise Interrupted("run", f"stopped by signal {word} at step {step}", _GO_ON, word)
 
