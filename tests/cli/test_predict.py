@@ -377,7 +377,7 @@ def test_a_call_that_is_ended_leaves_its_table(predict, run, write_scan, tmp_pat
     read = prediction.read_scan
 
     def read_scan(path, **options):
-        if path.name == "b.nii.gz":
+        if path.name == "c.nii.gz":  # read while the second one is segmented, and the first one written
             os.kill(os.getpid(), signum)
         return read(path, **options)
 

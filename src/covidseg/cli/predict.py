@@ -1,7 +1,8 @@
 """`python src/predict.py`: lung and lesion masks on a scan's own grid, with the clinical figures beside them."""
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from covidseg.system.terminal import window_progress
 @application("predict")
 def main(cfg: DictConfig) -> None:
     """Segment every scan at `input`; a scan that is refused does not stop the others."""
-    from covidseg.inference.batch import FAILURES, OutputFault, Predictor
+    from covidseg.inference.batch import FAILURES, Predictor
+    from covidseg.inference.output_folder import OutputFault
+    from covidseg.inference.pipeline import predicted
     from covidseg.inference.quantify import NOTICE
     from covidseg.inference.segmenter import load
     from covidseg.scans.read import find_scans
@@ -42,26 +45,24 @@ def main(cfg: DictConfig) -> None:
         console.print(line)
 
     done, failures = [], {}
+    began = time.perf_counter()
+    outcomes = predicted(predictor, sources, lambda: window_progress(console))
     with terminable("predict"):
         try:
-            for number, source in enumerate(sources, start=1):
-                try:
-                    with window_progress(console) as bar:
-                        result = predictor.run(source, bar)
-                except OutputFault:  # the next scan would meet it too
-                    raise
-                except Exception as error:
-                    if len(sources) == 1 or cfg.debug:
-                        raise
-                    failures[source.id] = _refusal(source.id, error)
-                    console.print(f"{number}/{len(sources)} {failures[source.id]}", style="red")
-                    continue
-                done.append(result)
-                console.print(f"{number}/{len(sources)} {result.case}: {_line(result)}")
-                for note in result.notes:
-                    console.print(f"    note: {note}")
+            with closing(outcomes):
+                for number, (source, result) in enumerate(outcomes, start=1):
+                    if isinstance(result, Exception):
+                        if isinstance(result, OutputFault) or len(sources) == 1 or cfg.debug:
+                            raise result  # an output fault would meet the next scan too
+                        failures[source.id] = _refusal(source.id, result)
+                        console.print(f"{number}/{len(sources)} {failures[source.id]}", style="red")
+                        continue
+                    done.append(result)
+                    console.print(f"{number}/{len(sources)} {result.case}: {_line(result)}")
+                    for note in result.notes:
+                        console.print(f"    note: {note}")
         except BaseException:
-            if done or failures:
+            if failures or predictor.has_begun:
                 with suppress(CovidSegError):  # what ended the call is the news
                     predictor.finish(failures, complete=False)
             raise
@@ -70,7 +71,8 @@ def main(cfg: DictConfig) -> None:
     fresh = [result.seconds for result in done if not result.resumed]
     if fresh:
         device = next(segmenters[0].network.parameters()).device
-        console.print(f"{len(fresh)} scans segmented, {sum(fresh) / len(fresh):.1f} s per scan on {device.type}")
+        each = (time.perf_counter() - began) / len(done)
+        console.print(f"{len(fresh)} scans segmented, {each:.1f} s per scan on {device.type}")
     console.print(NOTICE)
     if failures:
         wrong = f"{len(failures)} of {len(sources)} scans were refused"

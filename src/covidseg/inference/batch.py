@@ -6,8 +6,6 @@ manifest says so for the very same voxels, weights and settings and its files st
 nothing. Several processes may share a folder: the manifest is read and written back under a lock.
 """
 
-import csv
-import hashlib
 import json
 import math
 import os
@@ -22,23 +20,25 @@ from typing import Any
 import numpy as np
 
 from covidseg.evaluation.flags import Findings, flags
+from covidseg.inference.output_folder import (
+    fingerprint,
+    memory_faults,
+    output_faults,
+    read_failures,
+    read_manifest,
+    read_page,
+)
 from covidseg.inference.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.inference.segmenter import Segmenter
 from covidseg.scans.read import ALL_SERIES, Scan, ScanSource, read_scan
 from covidseg.scans.write import DICOM_SEG, MASK_FORMATS, write_mask
 from covidseg.scans.write_dicom import require_highdicom
-from covidseg.system.errors import BadInput, EnvironmentFault
-from covidseg.system.faults import is_out_of_memory
-from covidseg.system.files import read_json, sha256, sweep_temporaries, write_csv, write_json
+from covidseg.system.errors import BadInput
+from covidseg.system.files import sha256, sweep_temporaries, write_csv, write_json
 from covidseg.system.locks import locked
-from covidseg.system.readback import require_shape
 
 MANIFEST, FAILURES, TABLE, LOCK = "predictions.json", "failures.csv", "quantities.csv", ".predictions.lock"
 Progress = Callable[[str, int, int], None]  # (what is segmented, windows done, windows in all)
-
-
-class OutputFault(EnvironmentFault):
-    """The output folder cannot be written: the next scan would meet it too."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,28 @@ class Result:
     case: str
     figures: Mapping[str, Any]
     notes: Sequence[str]
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A scan that was read: what it is, what is asked of it, and how long that took."""
+
+    source: ScanSource
+    scan: Scan
+    request: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A scan with the masks of its structures; without them where they stand on disk already (`resumed`)."""
+
+    opened: Opened
+    masks: Mapping[str, np.ndarray]
+    figures: Mapping[str, Any]
+    said: Sequence[str]
     seconds: float
     resumed: bool = False
 
@@ -93,10 +115,10 @@ class Predictor:
             "consolidation_hu": consolidation_hu,
         }
         self._settings = json.loads(json.dumps(settings))  # as they come back from the manifest
-        _read_manifest(self.output / MANIFEST)
+        read_manifest(self.output / MANIFEST)
         self._refuse_strange_books()
         self._attempted: set[str] = set()
-        self._refused_before = _read_failures(self.output / FAILURES)
+        self._refused_before = read_failures(self.output / FAILURES)
         if self.output.is_dir():
             sweep_temporaries(self.output)
 
@@ -125,77 +147,102 @@ class Predictor:
                 if file.parent.resolve() != output:
                     raise BadInput(f"case {source.id}", "would be written outside the output folder", "rename it")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any call worked on a scan in this output folder."""
+        return (self.output / MANIFEST).is_file()
+
     def run(self, source: ScanSource, progress: Progress | None = None) -> Result:
         """Segment one scan and write its masks and figures, unless they stand there already.
 
         Raises `CovidSegError`; an `OutputFault` where the next scan would fail in the same way.
         """
+        return self.write(self.segment(self.read(source), progress))
+
+    def read(self, source: ScanSource) -> Opened:
+        """The first step of `run`: the scan in memory, known by its voxels. Writes nothing."""
         self._attempted.add(source.id)
-        with _memory_faults():
-            return self._run(source, progress)
+        started, case, files = time.perf_counter(), source.id, self._files(source.id)
+        with memory_faults():
+            if case not in read_manifest(self.output / MANIFEST):
+                self._refuse_existing(files.values())
+            if source.refused:
+                raise source.refused
+            reading = dict(self.reading)
+            if source.series_uid or reading.get("series") == ALL_SERIES:
+                reading |= {"series": source.series_uid}
+            scan = read_scan(source.path, **reading)
+            if self.extension == DICOM_SEG and not scan.slices:
+                wrong = "has no DICOM slices on its grid that a DICOM SEG could refer to"
+                raise BadInput(f"case {case}", wrong, "extension=.seg.nrrd, or .nii.gz")
+            request = {"input_sha256": fingerprint(scan), **self._settings}
+        return Opened(source, scan, request, time.perf_counter() - started)
 
-    def _run(self, source: ScanSource, progress: Progress | None) -> Result:
-        started = time.perf_counter()
-        case, files = source.id, self._files(source.id)
-        if case not in _read_manifest(self.output / MANIFEST):
-            self._refuse_existing(files.values())
-        if source.refused:
-            raise source.refused
-        reading = dict(self.reading)
-        if source.series_uid or reading.get("series") == ALL_SERIES:
-            reading |= {"series": source.series_uid}
-        scan = read_scan(source.path, **reading)
-        if self.extension == DICOM_SEG and not scan.slices:
-            wrong = "has no DICOM slices on its grid that a DICOM SEG could refer to"
-            raise BadInput(f"case {case}", wrong, "extension=.seg.nrrd, or .nii.gz")
-        request = {"input_sha256": _fingerprint(scan), **self._settings}
-        with self._locked_manifest() as manifest:
-            resumed = self._is_done(manifest.get(case), request, files)
-            if not resumed:
-                manifest[case] = {"request": request, "files": {}}  # from here on the files are ours
-
-        if not resumed:
+    def segment(self, opened: Opened, progress: Progress | None = None) -> Segmented:
+        """The second step: claims the case in the manifest, and applies the networks, unless it stands there."""
+        started, case, files = time.perf_counter(), opened.source.id, self._files(opened.source.id)
+        scan, request = opened.scan, opened.request
+        with memory_faults():
+            with self._locked_manifest() as manifest:
+                resumed = self._is_done(manifest.get(case), request, files)
+                if not resumed:
+                    manifest[case] = {"request": request, "files": {}}  # from here on the files are ours
+            if resumed:
+                return Segmented(opened, {}, {}, (), time.perf_counter() - started, resumed=True)
             masks, said = self._segment(scan, progress)
             lung, lesion = masks.get("lung"), masks.get("lesion")
             figures = quantify(lung, lesion, scan.voxels, scan.geometry, self.consolidation_hu)
-            with self._locked_manifest() as manifest:  # another process may have done this scan meanwhile
-                entry = manifest.get(case)
-                if entry is not None and entry["request"] != request and not self.overwrite:
-                    wrong = "is segmented by another process with other weights or settings"
-                    raise BadInput(f"case {case}", wrong, "choose another output")
-                resumed = self._is_done(entry, request, files)
-        if resumed:
-            page = _read_page(files["quantities"])
-            notes = (*scan.notes, *(flag["text"] for flag in page.get("flags") or ()))
-            return Result(case, page["figures"], notes, time.perf_counter() - started, resumed=True)
+        return Segmented(opened, masks, figures, said, time.perf_counter() - started)
 
-        raised = flags(Findings(figures, lung, lesion, scan.voxels, scan.geometry, scan.thickness_mm))
-        notes = (*scan.notes, *said, *(flag["text"] for flag in raised))
-        seconds = time.perf_counter() - started
-        page = {
-            "notice": NOTICE,
-            "case": case,
-            "source": source.below,
-            "series": scan.series_uid,
-            "figures": figures,
-            "flags": raised,
-            "explanations": NOTES,
-        }
-        page |= {"notes": notes, "seconds": round(seconds, 2), **self._settings}
-        with _output_faults(self.output):
-            for name, mask in masks.items():
-                write_mask(
-                    files[name],
-                    mask.view(np.uint8),
-                    scan.geometry,
-                    overwrite=True,
-                    segments={1: name},
-                    slices=scan.slices,
-                )
-            write_json(files["quantities"], page)
-        with self._locked_manifest() as manifest:
-            manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}
-        return Result(case, figures, notes, seconds)
+    def write(self, segmented: Segmented) -> Result:
+        """The last step: masks and figures on disk, and in the manifest."""
+        started, opened = time.perf_counter(), segmented.opened
+        case, scan, request, files = opened.source.id, opened.scan, opened.request, self._files(opened.source.id)
+        resumed, masks = segmented.resumed, segmented.masks
+        with memory_faults():
+            if not resumed:
+                with self._locked_manifest() as manifest:  # another process may have done this scan meanwhile
+                    entry = manifest.get(case)
+                    if entry is not None and entry["request"] != request and not self.overwrite:
+                        wrong = "is segmented by another process with other weights or settings"
+                        raise BadInput(f"case {case}", wrong, "choose another output")
+                    resumed = self._is_done(entry, request, files)
+            spent = opened.seconds + segmented.seconds
+            if resumed:
+                page = read_page(files["quantities"])
+                notes = (*scan.notes, *(flag["text"] for flag in page.get("flags") or ()))
+                return Result(case, page["figures"], notes, spent + time.perf_counter() - started, resumed=True)
+            findings = Findings(
+                segmented.figures, masks.get("lung"), masks.get("lesion"), scan.voxels, scan.geometry, scan.thickness_mm
+            )
+            raised = flags(findings)
+            notes = (*scan.notes, *segmented.said, *(flag["text"] for flag in raised))
+            page = {
+                "notice": NOTICE,
+                "case": case,
+                "source": opened.source.below,
+                "series": scan.series_uid,
+                "figures": segmented.figures,
+                "flags": raised,
+                "explanations": NOTES,
+                "notes": notes,
+                "seconds": round(spent, 2),
+                **self._settings,
+            }
+            with output_faults(self.output):
+                for name, mask in masks.items():
+                    write_mask(
+                        files[name],
+                        mask.view(np.uint8),
+                        scan.geometry,
+                        overwrite=True,
+                        segments={1: name},
+                        slices=scan.slices,
+                    )
+                write_json(files["quantities"], page)
+            with self._locked_manifest() as manifest:
+                manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}
+        return Result(case, segmented.figures, notes, spent + time.perf_counter() - started)
 
     def finish(self, failures: Mapping[str, Exception], complete: bool = True) -> None:
         """Write the table of all cases in the folder, and the list of those refused in this call.
@@ -209,7 +256,7 @@ class Predictor:
             for case, entry in sorted(manifest.items()):
                 page = self.output / f"{case}_quantities.json"
                 if entry["files"] and page.is_file():
-                    content = _read_page(page)
+                    content = read_page(page)
                     figures = {name: content["figures"].get(name) for name in columns}
                     raised = " ".join(flag["key"] for flag in content.get("flags") or ())
                     read = {"source": content.get("source"), "series": content.get("series")}
@@ -218,7 +265,7 @@ class Predictor:
                 write_csv(self.output / TABLE, rows, ("case", "source", "series", *columns, "flags", "notice"))
             listed = {
                 case: error
-                for case, error in _read_failures(self.output / FAILURES).items()
+                for case, error in read_failures(self.output / FAILURES).items()
                 if case not in self._attempted and not (complete and self._refused_before.get(case) == error)
             }
             listed |= {case: " ".join(str(error).split()) for case, error in failures.items()}
@@ -283,76 +330,9 @@ class Predictor:
     def _locked_manifest(self) -> Iterator[dict[str, dict[str, Any]]]:
         """The manifest as it stands now, with the books to ourselves; what is changed in it is written back."""
         path = self.output / MANIFEST
-        with _output_faults(self.output), locked(self.output / LOCK, waiting=lambda: None):
-            manifest = _read_manifest(path)
+        with output_faults(self.output), locked(self.output / LOCK, waiting=lambda: None):
+            manifest = read_manifest(path)
             before = dict(manifest)
             yield manifest
             if manifest != before or not path.exists():
                 write_json(path, {"notice": NOTICE, "cases": manifest})
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    if not os.path.lexists(path):
-        return {}
-    try:
-        cases = read_json(path)["cases"]
-        require_shape(cases, {...: {"request": dict, "files": {...: str}}}, path.name, "")
-        if any(case in ("", ".", "..") or "/" in case or "\0" in case for case in cases):
-            raise ValueError("it names what is no file")
-    except (ValueError, KeyError, TypeError, BadInput, IsADirectoryError) as error:
-        raise BadInput(path.name, "is damaged", "remove it; overwrite=true then does its cases again") from error
-    except OSError as error:
-        raise OutputFault(path.name, f"cannot be read ({error.strerror})", "choose another output") from error
-    return cases
-
-
-def _read_page(page: Path) -> dict[str, Any]:
-    """The content of a case's JSON file."""
-    try:
-        return require_shape(read_json(page), {"figures": dict, "flags?": [{"key": str, "text": str}]}, page.name, "")
-    except (OSError, ValueError, BadInput) as error:
-        raise BadInput(page.name, "is damaged", "overwrite=true does its case again") from error
-
-
-def _read_failures(path: Path) -> dict[str, str]:
-    """{case: error} of a failures.csv; nothing where there is none, or where it is something else."""
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            return {row["case"].removeprefix("'"): row["error"] for row in csv.DictReader(stream)}
-    except (OSError, ValueError, KeyError, AttributeError, csv.Error):
-        return {}
-
-
-@contextmanager
-def _output_faults(folder: Path) -> Iterator[None]:
-    """What the disk refuses while the output is written, told apart from what it refuses while a scan is read."""
-    try:
-        yield
-    except OutputFault:
-        raise
-    except EnvironmentFault as error:
-        raise OutputFault(error.what, error.wrong, error.remedy) from error
-    except OSError as error:
-        wrong = f"cannot be written ({error.strerror})"
-        raise OutputFault(
-            f"output={folder}", wrong, "choose another folder, or make room and mend the rights"
-        ) from error
-
-
-def _fingerprint(scan: Scan) -> str:
-    """sha256 of the voxels as they were read and of where they lie, whatever the file is called."""
-    digest = hashlib.sha256(json.dumps(scan.geometry.to_dict()).encode())
-    digest.update(np.ascontiguousarray(scan.voxels).data)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _memory_faults() -> Iterator[None]:
-    """Running out of memory, on the device or beside it, as one line with a remedy."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        remedy = "inference.batch_size=1, inference.whole=false, device=cpu, or a machine with more"
-        raise EnvironmentFault("memory", "is not enough for this scan", remedy) from error

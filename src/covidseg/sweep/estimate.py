@@ -59,7 +59,7 @@ class Measured:
 class Rate:
     """How fast this machine trains."""
 
-    per_multiply_add: float  # seconds of a training step
+    per_multiply_add: float | None  # seconds of a training step
     starting: float  # seconds before the first one
 
 
@@ -161,20 +161,28 @@ def price(
     """
     found = [measured.get(_network_key(row.model, row.patch_size_zyx)) for row in rows]
     known = [(size.multiply_adds, run) for size, run in zip(sizes, found, strict=True) if size and run]
-    scale = median(run.per_patch / work for work, run in known) if known else (rate.per_multiply_add if rate else None)
+    own = rate or Rate(None, 0.0)
+    scale = median(run.per_patch / work for work, run in known) if known else own.per_multiply_add
     started = [run.starting for run in measured.values() if run.starting is not None]
-    starting = median(started) if started else (rate.starting if rate else 0.0)
+    starting = median(started) if started else own.starting
     scored = [run.scores / work for work, run in known if run.scores is not None]
     scaled = around = 0
     for row, size, run in zip(rows, sizes, found, strict=True):
         steps = row.max_steps - ((row.folder.status or {}).get("step") or 0)
-        per_patch = run.per_patch if run else size.multiply_adds * (scale or 1.0) if size else 1.0
+        per_patch = _per_patch(size, run, scale)
         scaled += bool(run is None and size and scale)
         scores = _seconds_of_scores(row, size, run, median(scored) if scored else None, scale)
         row.around = starting + (scores or 0.0) if scale else 0.0
         row.cost = per_patch * row.batch_size * max(steps, 1) + row.around
         around += scores is not None
     return Priced(sum(run is not None for run in found), scaled, around)
+
+
+def _per_patch(size: Size | None, run: Measured | None, scale: float | None) -> float:
+    """Seconds, or multiply-adds where no scale is known, or 1 where nothing is."""
+    if run:
+        return run.per_patch
+    return size.multiply_adds * (scale or 1.0) if size else 1.0
 
 
 def _seconds_of_scores(
