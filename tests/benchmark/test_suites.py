@@ -16,7 +16,7 @@ from covidseg.config.paths import CONF, ROOT
 SMALL = (
     "loader.shape_zyx=[34,48,48]", "loader.cases=2", "loader.patch_size_zyx=[16,24,24]", "loader.patches=3",
     "loader.rounds=1", "augment_suite.patch_size_zyx=[16,24,24]", "augment_suite.repeats=1", "augment_suite.rounds=1",
-    "step.width=4", "step.patch_size_zyx=[32,32,32]", "step.rounds=1", "inference_suite.shape_zyx=[34,48,48]",
+    "step.width=4", "step.patch_size_zyx=[32,32,32]", "step.rounds=1", "inference_suite.shape_zyx=[48,64,64]",
     "inference_suite.roi_zyx=[16,32,32]", "inference_suite.width=2", "inference_suite.rounds=1",
     "scoring.shape_zyx=[34,48,48]", "scoring.rounds=1", "prepare_suite.shape_zyx=[34,96,96]", "prepare_suite.rounds=1",
     "startup.rounds=1",

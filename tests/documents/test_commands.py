@@ -22,6 +22,8 @@ EXCUSED = {
     "git clone <this repository> covidseg && cd covidseg": "each folder here stands for such a clone",
     "make test": ".ci/run runs these tests by `make test-all`",
     "make test-all": ".ci/run",
+    "make benchmark": "tests/benchmark/test_suites.py, each suite in small form; this one takes minutes",
+    "make benchmark SUITE=loader": "the same",
     "make test-lowest": "these tests again, in an environment of their own",
     "make lint": ".ci/run",
     "make format": "writes into the sources; `make lint` says what it would do",

@@ -93,7 +93,7 @@ def markdown(title: str, outcomes: Sequence[Outcome], told: str) -> str:
     present = sorted((one for one in outcomes if not one.absent), key=lambda one: median(one.cpu))
     for one in present:
         ratio = "1" if one.kind == OURS else f"{median(one.ratio):.2f} ({min(one.ratio):.2f}, {max(one.ratio):.2f})"
-        times = f"{_ms(median(one.cpu))} | {_ms(median(one.wall))}"
+        times = f"{milliseconds(median(one.cpu))} | {milliseconds(median(one.wall))}"
         lines.append(f"| {one.name} | {one.kind} | {times} | {ratio} | {one.megabytes:.0f} |")
     lines += [f"| {one.name} | {one.kind} | {one.absent} | | | |" for one in outcomes if one.absent]
     return "\n".join([*lines, "", verdict(present)])
@@ -149,5 +149,6 @@ def _resident() -> int:
     return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.is_file() else 0
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, with as many digits as they are worth."""
     return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.2g}"

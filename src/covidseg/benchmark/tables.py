@@ -3,18 +3,21 @@
 In a document a table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; all else is left as it is.
 """
 
+import csv
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import mean, median
 
 from hydra import compose, initialize_config_dir
 
 from covidseg.benchmark import networks
+from covidseg.benchmark.contest import OURS, TUNED, USUAL, milliseconds
 from covidseg.config.paths import CONF, ROOT
 from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
-from covidseg.system.files import write_text
+from covidseg.system.files import read_json, write_text
 
-DOCUMENTS = ("README.md", "docs/reference.md", "docs/how-to/reproduce-public.md")
+DOCUMENTS = ("README.md", "docs/reference.md", "docs/how-to/reproduce-public.md", "experiments/lung-box/README.md")
 TFLOPS = 202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D U-Net in training on an H100
 _SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, one seed
 _RUNS_OF_A_ROW, _DEVICES = 2 * 5, 6
@@ -31,6 +34,8 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         "metrics": lambda: _markdown(("metric", "definition"), (_definition(metric) for metric in METRICS)),
         "empty-masks": _empty_masks,
         "public-hours": lambda: _public_hours(measured, steps),
+        "speed": lambda: _speed(root / "experiments" / "benchmarks" / "all.json"),
+        "lung-box": lambda: _lung_box(root / "experiments" / "lung-box"),
     }
     files = {root / "experiments" / name: text for name, text in measured.files().items()}
     return files | {root / name: filled((root / name).read_text(encoding="utf-8"), tables) for name in DOCUMENTS}
@@ -72,6 +77,42 @@ def _empty_masks() -> str:
         for reference, prediction, policy, counted in cases
     ]
     return _markdown(header, rows)
+
+
+def _speed(file: Path) -> str:
+    """Each contest of a machine: our CPU time, the fastest peer, and who wins by how much."""
+    rows = []
+    for contest in read_json(file)["contests"]:
+        own = next(one for one in contest["outcomes"] if one["kind"] == OURS)
+        peers = [one for one in contest["outcomes"] if one["kind"] in (USUAL, TUNED) and not one["absent"]]
+        if not peers:
+            continue
+        best = min(peers, key=lambda one: median(one["ratio"]))
+        kind = f", {TUNED}" if best["kind"] == TUNED else ""
+        others = [f"{one['name']} {median(one['ratio']):.1f}" for one in peers if one is not best]
+        figures = (milliseconds(median(own["cpu"])), f"{best['name']}{kind}", f"{median(best['ratio']):.2f}")
+        rows.append((contest["contest"], *figures, "; ".join(others)))
+    return _markdown(("work", "our CPU ms", "fastest peer", "its CPU time, ours = 1", "the others"), rows)
+
+
+def _lung_box(folder: Path) -> str:
+    """What looking at the lungs' box alone changes in the Dice of each network's cases."""
+    rows = []
+    for file in sorted(folder.glob("*-body.csv")):
+        name = file.stem.removesuffix("-body")
+        body, lungs = (_dice(folder / f"{name}-{box}.csv") for box in ("body", "lungs"))
+        for structure in sorted({part for _, part in body}):
+            cases = [key for key in body if key[1] == structure]
+            change = [lungs[key] - body[key] for key in cases]
+            figures = (mean(body[key] for key in cases), mean(change), min(change), max(change))
+            rows.append((name, structure, str(len(cases)), *(f"{figure:.4f}" for figure in figures)))
+    return _markdown(("network", "structure", "n", "Dice, body", "mean change", "worst case", "best case"), rows)
+
+
+def _dice(file: Path) -> dict[tuple[str, str], float]:
+    with open(file, newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["dice"]]
+    return {(row["case"], row["structure"]): float(row["dice"]) for row in rows}
 
 
 def _policy(value: float | str | None) -> str:
