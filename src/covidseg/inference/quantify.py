@@ -78,7 +78,7 @@ def split_lungs(lung: np.ndarray, midline: int) -> tuple[np.ndarray | None, str]
     profile = np.stack([np.bincount(pieces[:, :, x].ravel(), minlength=count + 1) for x in range(width)])
     share_left = profile[midline:].sum(axis=0) / np.maximum(profile.sum(axis=0), 1)  # of each piece
     share_left[0] = 0  # not lung
-    left = (share_left >= 0.5)[pieces]
+    left = _of_pieces(pieces, share_left >= 0.5)
     touching = (share_left > 1 - ONE_SIDED) & (share_left < ONE_SIDED)
     if not touching.any():
         return left, "connected components"
@@ -88,9 +88,18 @@ def split_lungs(lung: np.ndarray, midline: int) -> tuple[np.ndarray | None, str]
     area = profile[:, touching].sum(axis=1)
     if least.min() > VALLEY * min(area[:plane].max(initial=0), area[plane:].max(initial=0)):
         return None, NOT_TOLD_APART
-    left[touching[pieces]] = False
-    left[:, :, plane:] |= touching[pieces[:, :, plane:]]
+    both = _of_pieces(pieces, touching)
+    left[both] = False
+    left[:, :, plane:] |= both[:, :, plane:]
     return left, "sagittal plane of least lung near the midline"
+
+
+def _of_pieces(pieces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Which voxels belong to a chosen piece, slice by slice: numpy makes eight bytes of every index."""
+    found = np.empty(pieces.shape, bool)
+    for z, plane in enumerate(pieces):
+        found[z] = chosen[plane]
+    return found
 
 
 def zone_score(share: float) -> int:
