@@ -63,7 +63,7 @@ def test_a_named_option_exists(option):
 def test_help_of_a_command_without_groups_is_its_own_options_and_an_example(in_process, name):
     status, out, _ = in_process(name, "--help")
     assert status == 0 and f"`python src/{name}.py" in out and "debug: false" in out
-    assert not any(word in out for word in ("augment", "hydra:", "defaults", "job_logging"))
+    assert not any(word in out for word in ("augment: ", "hydra:", "defaults", "job_logging"))
     own = (CONF / f"{name}.yaml").read_text().partition("\nhydra:")[0]
     comments = [line.partition("#")[2].strip() for line in own.splitlines() if "#" in line]
     assert comments and all(comment in out for comment in comments)

@@ -1,6 +1,7 @@
 import csv
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,6 +110,22 @@ def test_a_case_is_scored_while_the_next_one_is_segmented():
     assert max(most) <= 3  # that many class maps at most: the one in hand, and what waits
     alone = [evaluate_cases(shifted, {"test": [FakeCase(number)]}, shipped_task("lesion"))[0] for number in range(4)]
     assert rows == alone
+
+
+def test_no_more_class_maps_wait_than_are_scored_at_a_time():
+    class Slow(FakeCase):
+        def reference(self):
+            time.sleep(0.1)
+            return self.labels
+
+    told, most = [], []
+
+    def segment(case):
+        most.append(int(case.id.removeprefix("case")) - len(told))
+        return shifted(case)
+
+    evaluate_cases(segment, {"test": [Slow(number) for number in range(9)]}, shipped_task("lesion"), told.append)
+    assert max(most) == 2
 
 
 def test_a_case_that_cannot_be_scored_ends_the_evaluation_with_its_reason():

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from covidseg.inference.lung_box import Doubt, lung_box
 from covidseg.phantom.make import make_phantom
@@ -27,8 +28,8 @@ def holds(box, lungs):
 
 
 def filled(hu, where):
-    """The scan with soft tissue there."""
-    changed = hu.copy()
+    """The scan with soft tissue there, and in the voxels around that are partly air."""
+    changed, where = hu.copy(), where | (ndimage.binary_dilation(where, iterations=2) & (hu < -200))
     changed[where] = np.random.default_rng(0).normal(TISSUE, 15, int(where.sum())).astype(hu.dtype)
     return changed
 
@@ -66,8 +67,9 @@ def test_a_patient_that_lies_another_way(chest, turn):
 
 
 @pytest.mark.parametrize(("name", "change", "reason"), [
-    ("missing right lung", lambda lungs: half(lungs, 0), "ml of air on the right"),
+    ("missing right lung", lambda lungs: half(lungs, 0), "ml of air in the right half"),
     ("collapsed left lung", lambda lungs: half(lungs, 1) & ~rows(half(lungs, 1), 0.15, 0), "of air"),
+    ("left lung filled from behind", lambda lungs: rows(half(lungs, 1), 0.7, 1), "ml of air on the right, "),
     ("white right lower half", lambda lungs: rows(half(lungs, 0), 0.55, 0, last=False), "one lung ends"),
     ("both lower halves white", lambda lungs: rows(lungs, 0.55, 0, last=False), "mm high in a body"),
     ("all consolidated", lambda lungs: lungs, "no air|ml of air"),
@@ -88,6 +90,22 @@ def test_what_is_filled_at_an_edge_still_lies_in_the_box_or_there_is_none(chest,
     hu, lungs, spacing = chest
     found = lung_box(filled(hu, rows(lungs, share, axis, last)), spacing)
     assert isinstance(found, Doubt) or holds(found, lungs)
+
+
+@pytest.mark.parametrize("white", [0.0, 0.15, 0.3])
+def test_white_bases_above_an_abdomen_lie_in_the_box(chest, white):
+    """With tissue below and above, so that the box does not end where the scan does."""
+    hu, lungs, spacing = chest
+    tissue = filled(hu[:1], np.ones_like(lungs[:1]))
+    tissue[:, :8], tissue[:, -8:], tissue[:, :, :8], tissue[:, :, -8:] = (-1000,) * 4
+    below, above = np.repeat(tissue, 20, 0), np.repeat(tissue, 8, 0)
+    stomach = ~lungs & (hu < -300)  # its air would stand for the lungs'
+    stomach[20:], stomach[:, :16], stomach[:, -16:], stomach[:, :, :16], stomach[:, :, -16:] = (False,) * 5
+    whole = np.concatenate([below, filled(hu, rows(lungs, white, 0, last=False) | stomach), above])
+    where = np.concatenate([np.zeros(below.shape, bool), lungs, np.zeros(above.shape, bool)])
+    found = lung_box(whole, spacing)
+    assert not isinstance(found, Doubt) and holds(found, where)
+    assert found[0][0] > 0 and found[0][1] < len(whole) - 1  # and not all of the abdomen
 
 
 def test_a_scan_that_cuts_the_lungs_off_is_boxed_to_its_edge_or_not_at_all(chest):

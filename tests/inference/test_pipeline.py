@@ -15,8 +15,8 @@ from covidseg.system.errors import BadInput
 class Steps:
     """A predictor that notes what it does, and counts the scans that it holds."""
 
-    def __init__(self, fails=(), seconds=0.0):
-        self.fails, self.seconds = dict(fails), seconds
+    def __init__(self, fails=(), seconds=0.0, writing=0.0):
+        self.fails, self.seconds, self.writing, self.written = dict(fails), seconds, writing, []
         self.log, self.held, self.most, self._lock = [], 0, 0, threading.Lock()
 
     def _step(self, kind, name, change=0):
@@ -37,7 +37,10 @@ class Steps:
 
     def write(self, name):
         try:
-            return self._step("write", name)
+            self._step("write", name)
+            time.sleep(self.writing)
+            self.written.append(name)
+            return name
         finally:
             with self._lock:
                 self.held -= 1
@@ -84,11 +87,10 @@ def test_nothing_is_written_after_a_fault_of_the_output():
     assert ("write", "c") not in steps.log
 
 
-def test_what_is_being_written_is_finished_when_the_call_ends_early():
-    steps = Steps(seconds=0.05)
-    with closing(predicted(steps, sources("abcdef"), nullcontext)) as outcomes:
-        next(outcomes)
-    written = [name for kind, name in steps.log if kind == "write"]
-    time.sleep(0.3)
-    assert written == [name for kind, name in steps.log if kind == "write"]
-    assert steps.held <= 2 and len(steps.log) < 18
+def test_what_is_being_written_is_finished_when_a_signal_ends_the_call():
+    """It comes while the second scan is segmented and the first one written."""
+    steps = Steps({("segment", "b"): KeyboardInterrupt()}, writing=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        through(steps, "abcdef")
+    assert steps.written == ["a"]
+    assert ("read", "d") not in steps.log

@@ -1,4 +1,5 @@
 import hashlib
+import types
 
 import numpy as np
 import pytest
@@ -148,3 +149,20 @@ def test_a_run_folder_cannot_run_code(make_run, tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="holds an interpolation") as caught:
         covidseg.load(run)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_lungs_box_is_what_the_network_sees_where_it_is_asked_for(make_run):
+    from covidseg.inference.lung_box import lung_box
+    from covidseg.phantom.make import make_phantom
+    from covidseg.scans.geometry import Geometry
+
+    made = make_phantom(5, (40, 64, 64), patient=4)
+    place = Geometry(made.hu.shape, made.spacing_zyx, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    scan = types.SimpleNamespace(voxels=made.hu, geometry=place)
+    run = make_run("lung")
+    small, whole = covidseg.load(run, box="lungs"), covidseg.load(run)
+    grid, said = small.grid_of(scan)
+    assert grid.box_zyx == lung_box(made.hu, made.spacing_zyx) != whole.grid_of(scan)[0].box_zyx and not said
+    inside = np.zeros(made.hu.shape, bool)
+    inside[tuple(slice(low, high) for low, high in grid.box_zyx)] = True
+    assert not small.segment(scan)[~inside].any()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -22,8 +23,11 @@ def _talk(rank, words, place, told):
     dist.destroy_process_group()
 
 
-def test_several_hear_each_other_one_call_later(tmp_path):
-    words = [[0, 15, 0, 0], [0, 0, 0, 2]]
+@pytest.mark.parametrize(("words", "said"), [
+    ([[0, 15, 0, 0], [0, 0, 0, 2]], [0, 0, 15, 2]),
+    ([[0, 0, 15, 0], [0, 0, 0, 2]], [0, 0, 0, 15]),  # what was asked last is not lost when it is settled
+])  # fmt: skip
+def test_several_hear_each_other_one_call_later(tmp_path, words, said):
     context = multiprocessing.get_context("fork")
     told = context.Queue()
     talking = [context.Process(target=_talk, args=(rank, words, tmp_path / "meet", told)) for rank in (0, 1)]
@@ -32,7 +36,7 @@ def test_several_hear_each_other_one_call_later(tmp_path):
     heard = dict(told.get(timeout=120) for _ in talking)
     for one in talking:
         one.join(30)
-    assert heard == {0: [0, 0, 15, 2], 1: [0, 0, 15, 2]}
+    assert heard == {0: said, 1: said}
 
 
 def test_one_process_hears_itself_at_once():

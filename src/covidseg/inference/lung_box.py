@@ -2,7 +2,8 @@
 
 Most of a chest CT is no lung: shoulders, abdomen, table. A network that looks only at the lungs' box is several times
 faster. What must not happen is that a lung, or a part of one that disease has filled, lies outside of it. Disease fills
-backs and bases first: so the box reaches to the back of the body, and as far down as a body of this width has lungs.
+backs and bases first: so the box reaches from the front of the body to its back, as far to the one side as to the
+other, and as far down as a body of this width has lungs.
 Wherever the air does not look like two lungs (one missing or collapsed, bases filled, only a slab scanned) there is no
 box, and the whole body is segmented.
 """
@@ -44,20 +45,20 @@ def lung_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | D
     air = _inner_air(coarse < AIR_HU)
     if air is None:
         return Doubt("no air inside the body")
-    columns = np.flatnonzero(air.any(axis=(0, 1)))
-    middle = (columns[0] + columns[-1] + 1) // 2
+    extent = _extent(air)
+    body = _extent(_largest(coarse[slice(*extent[0])] > TISSUE_HU))
+    middle = (body[2][0] + body[2][1]) // 2  # of the body: what air is left may all be on one side
     right, left = air.copy(), air
     right[:, :, middle:] = False
     left[:, :, :middle] = False
     ml = float(np.prod(mm) / 1000)
-    extent = _extent(right | left)
-    body = _extent(_largest(coarse[slice(*extent[0])] > TISSUE_HU))
     body_mm = float((body[2][1] - body[2][0]) * mm[2])
     if reason := _implausible(right, left, mm, ml, body_mm):
         return Doubt(reason)
     bottom, top = extent[0]
     extent[0] = min(bottom, top - round(_HEIGHT * body_mm / mm[0])), top
-    extent[1] = extent[1][0], max(extent[1][1], body[1][1])
+    reach_x = max(middle - extent[2][0], extent[2][1] - middle)  # as far to either side
+    extent = [extent[0], body[1], (middle - reach_x, middle + reach_x)]
     box = []
     for (first, last), step, size, length, margin in zip(extent, steps, spacing_zyx, hu.shape, MARGIN_MM, strict=True):
         reach = round(margin / size) + step

@@ -88,5 +88,9 @@ def git_state() -> dict[str, Any] | None:
 def devices(root_device: torch.device, processes: int) -> dict[str, Any]:
     """What computed: processes and the name of the device of the first one."""
     if root_device.type == "cuda":
-        return {"processes": processes, "device": torch.cuda.get_device_name(root_device), "cuda": torch.version.cuda}
+        named = {"device": torch.cuda.get_device_name(root_device), "cuda": torch.version.cuda}
+        rounding = (
+            torch.backends.cudnn.allow_tf32
+        )  # whether convolutions "in float32" keep ten bits on Ampere and later
+        return {"processes": processes, **named, "tf32": rounding, "cudnn": torch.backends.cudnn.version()}
     return {"processes": processes, "device": root_device.type, "threads": torch.get_num_threads()}

@@ -144,3 +144,15 @@ def test_probability_zero_touches_nothing():
     for transform in (spatial(elastic=3.0, probability=0.0), Noise(0.0, [1, 1]), Mirror(0.0, [0, 1, 2])):
         changed, labels = transform(image, mask, rng())
         assert torch.equal(changed, image) and torch.equal(labels, mask)
+
+
+def test_of_a_batch_only_the_hit_samples_change_and_their_masks_with_them():
+    image, mask = volume(batch=8)
+    for transform in (spatial(scale=(1.4, 1.4), probability=0.5), Mirror(0.5, [1])):
+        changed, labels = transform(image, mask, rng())
+        hits = [not torch.equal(a, b) for a, b in zip(changed, image, strict=True)]
+        assert 0 < sum(hits) < 8
+        assert hits == [not torch.equal(a, b) for a, b in zip(labels, mask, strict=True)]
+    changed, labels = Gamma(0.5, [2.0, 2.0])(image, mask, rng())
+    assert 0 < sum(not torch.equal(a, b) for a, b in zip(changed, image, strict=True)) < 8
+    assert torch.equal(labels, mask)
