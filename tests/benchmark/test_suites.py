@@ -12,22 +12,14 @@ from hydra import compose, initialize_config_dir
 from covidseg.benchmark.contest import OURS, TUNED, USUAL, compete
 from covidseg.benchmark.suite import CONTESTS
 from covidseg.config.paths import CONF, ROOT
-
-SMALL = (
-    "loader.shape_zyx=[34,48,48]", "loader.cases=2", "loader.patch_size_zyx=[16,24,24]", "loader.patches=3",
-    "loader.rounds=1", "augment_suite.patch_size_zyx=[16,24,24]", "augment_suite.repeats=1", "augment_suite.rounds=1",
-    "step.width=4", "step.patch_size_zyx=[32,32,32]", "step.rounds=1", "inference_suite.shape_zyx=[48,64,64]",
-    "inference_suite.roi_zyx=[16,32,32]", "inference_suite.width=2", "inference_suite.rounds=1",
-    "scoring.shape_zyx=[34,48,48]", "scoring.rounds=1", "prepare_suite.shape_zyx=[34,96,96]", "prepare_suite.rounds=1",
-    "startup.rounds=1",
-)  # fmt: skip
+from reading import SMALL_CONTESTS
 
 
 @pytest.mark.parametrize("suite", [
     pytest.param(name, marks=pytest.mark.slow) if name == "startup" else name for name in CONTESTS
 ])  # fmt: skip
 def test_a_suite_prints_its_tables_and_writes_them_with_their_numbers(suite, tmp_path):
-    command = [sys.executable, str(ROOT / "src" / "benchmark.py"), suite, *SMALL]
+    command = [sys.executable, str(ROOT / "src" / "benchmark.py"), suite, *SMALL_CONTESTS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "benchmark"

@@ -23,6 +23,15 @@ SMALL = [
 ]  # fmt: skip
 ONE_RUN = [*SMALL, "model=unet3d"]  # of tests that choose the network themselves
 FEW_PHANTOMS = ["data.source.count=8", "data.source.shape_zyx=[34,48,48]"]
+# Of the suites of `benchmark.py` that time something.
+SMALL_CONTESTS = [
+    "loader.shape_zyx=[34,48,48]", "loader.cases=2", "loader.patch_size_zyx=[16,24,24]", "loader.patches=3",
+    "loader.rounds=1", "augment_suite.patch_size_zyx=[16,24,24]", "augment_suite.repeats=1", "augment_suite.rounds=1",
+    "step.width=4", "step.patch_size_zyx=[32,32,32]", "step.rounds=1", "inference_suite.shape_zyx=[48,64,64]",
+    "inference_suite.roi_zyx=[16,32,32]", "inference_suite.width=2", "inference_suite.rounds=1",
+    "scoring.shape_zyx=[34,48,48]", "scoring.rounds=1", "prepare_suite.shape_zyx=[34,96,96]", "prepare_suite.rounds=1",
+    "startup.rounds=1",
+]  # fmt: skip
 ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
 # Two folds: of five that are named, or of data that a sweep finds to have no test set.
 SOME_FOLDS = ["fold=0,1"]
@@ -60,6 +69,12 @@ class Call:
         return values[-1] if values else default
 
     @property
+    def suite(self):
+        """What `benchmark.py` measures."""
+        named = re.search(r"benchmark\.py (?:suite=)?(\w+)", self.text)
+        return named[1] if named else None
+
+    @property
     def two_folds(self):
         """What leaves two folds of a cross-validation; nothing where there is none."""
         if self.option("data") != "covid19_ct_seg":
@@ -75,6 +90,8 @@ class Call:
             return ["device=cpu", *(["data.workers=0"] if self.option("data") else [])]
         if self.program == "prepare":
             return ["data.workers=0"]
+        if self.program == "benchmark":
+            return [] if self.suite == "networks" else SMALL_CONTESTS
         if self.program not in ("train", "baseline"):
             return []
         small = [*SMALL, *(FEW_PHANTOMS if self.option("data", "phantom") == "phantom" else [])]

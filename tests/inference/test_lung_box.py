@@ -69,7 +69,7 @@ def test_a_patient_that_lies_another_way(chest, turn):
 @pytest.mark.parametrize(("name", "change", "reason"), [
     ("missing right lung", lambda lungs: half(lungs, 0), "ml of air in the right half"),
     ("collapsed left lung", lambda lungs: half(lungs, 1) & ~rows(half(lungs, 1), 0.15, 0), "of air"),
-    ("left lung filled from behind", lambda lungs: rows(half(lungs, 1), 0.7, 1), "ml of air on the right, "),
+    ("left lung filled from behind", lambda lungs: rows(half(lungs, 1), 0.64, 1), "ml of air on the right, "),
     ("white right lower half", lambda lungs: rows(half(lungs, 0), 0.55, 0, last=False), "one lung ends"),
     ("both lower halves white", lambda lungs: rows(lungs, 0.55, 0, last=False), "mm high in a body"),
     ("all consolidated", lambda lungs: lungs, "no air|ml of air"),

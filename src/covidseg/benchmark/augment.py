@@ -1,4 +1,4 @@
-"""`benchmark.py augment`: each transform of one patch in memory, applied for certain."""
+"""The suite `augment`: each transform of one patch in memory, applied for certain."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`benchmark.py inference`: a whole scan through one network, from HU to classes on the same grid."""
+"""The suite `inference`: a whole scan through one network, from HU to classes on the same grid."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`benchmark.py loader`: a patch from cases that lie prepared, half of the patches around a lesion."""
+"""The suite `loader`: a patch from cases that lie prepared, half of the patches around a lesion."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence

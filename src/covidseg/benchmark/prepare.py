@@ -1,4 +1,4 @@
-"""`benchmark.py prepare`: from a compressed NIfTI scan with two masks to resampled arrays, cropped to the body."""
+"""The suite `prepare`: from a compressed NIfTI scan with two masks to resampled arrays, cropped to the body."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`benchmark.py scoring`: NSD and HD95 of a lung against a slightly different one."""
+"""The suite `scoring`: NSD and HD95 of a lung against a slightly different one."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`benchmark.py startup`: what a user waits for before anything is computed. Nobody to compare with: seconds of CPU."""
+"""The suite `startup`: what a user waits for before anything is computed. Nobody to compare with: seconds of CPU."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`benchmark.py step`: forward, loss and backward of the same network and patch, our way and the peers'."""
+"""The suite `step`: forward, loss and backward of the same network and patch, our way and the peers'."""
 
 from collections.abc import Callable, Mapping
 
