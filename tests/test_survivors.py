@@ -66,7 +66,8 @@ def test_k14_more_voxels_than_any_scan_has_are_refused(scan, monkeypatch):
 def test_k14_a_run_that_another_sweep_made_meanwhile_is_not_started():
     row = types.SimpleNamespace(state=State.WAITING, judge=lambda retry_failed: setattr(row, "state", State.DONE))
     started, seen = [], []
-    first = lambda waiting: waiting[0] if waiting else None  # noqa: E731
-    executor = types.SimpleNamespace(next=first, start=started.append, flush=list)
+    executor = types.SimpleNamespace(
+        next=lambda waiting: waiting[0] if waiting else None, start=started.append, flush=list
+    )
     driver._fill([row], executor, types.SimpleNamespace(save=list), types.SimpleNamespace(event=seen.append))
     assert (started, seen, row.state) == ([], [row], State.DONE)

@@ -9,8 +9,8 @@ from statistics import median
 import pytest
 from hydra import compose, initialize_config_dir
 
+from covidseg.benchmark import CONTESTS
 from covidseg.benchmark.contest import OURS, TUNED, USUAL, compete
-from covidseg.benchmark.suite import CONTESTS
 from covidseg.config.paths import CONF, ROOT
 from reading import SMALL_CONTESTS
 

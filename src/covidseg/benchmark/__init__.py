@@ -1,1 +1,3 @@
-"""Suites of `python src/benchmark.py`, one module each with `run(cfg)`."""
+"""Suites of `python src/benchmark.py`: `networks`, and one module for each kind of contest with `contests(cfg)`."""
+
+CONTESTS = ("loader", "augment", "step", "inference", "scoring", "prepare", "startup")

@@ -9,12 +9,11 @@ from omegaconf import DictConfig
 from torch import Generator, Tensor
 
 from covidseg.benchmark.contest import OURS, USUAL, Contender, Contest
-from covidseg.benchmark.scans import scans
+from covidseg.benchmark.scans import WINDOW, scans
 from covidseg.data.train import augment as own
-from covidseg.data.train.patches import crop
+from covidseg.data.train.patches import AIR_HU, crop
 from covidseg.inference.window import normalise
 
-_WINDOW = (-1250, 250)  # HU
 _SD = 0.03  # of noise
 _GAMMA, _CONTRAST = (0.7, 1.5), (0.8, 1.25)
 _SIGMA = (0.4, 1.2)
@@ -30,9 +29,9 @@ def contests(cfg: DictConfig) -> list[Contest]:
     size, repeats = tuple(options.patch_size_zyx), int(options.repeats)
     image, mask = torch.empty(size, dtype=torch.int16), torch.empty(size, dtype=torch.uint8)
     start = [(n - m) // 2 for n, m in zip(scan.image.shape, size, strict=True)]
-    crop(scan.image, start, image.numpy(), -1024)
+    crop(scan.image, start, image.numpy(), AIR_HU)
     crop(scan.mask, start, mask.numpy(), 0)
-    patch = normalise(image, _WINDOW)[None]  # (1, D, H, W)
+    patch = normalise(image, WINDOW)[None]  # (1, D, H, W)
     z, y, x = size
 
     def contest(name: str, ours: own.Transform, monai: Callable[..., Any], theirs: Callable[..., Any]) -> Contest:

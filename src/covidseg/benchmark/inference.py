@@ -10,13 +10,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from covidseg.benchmark.contest import OTHER_OF_OURS, OURS, TUNED, USUAL, Contender, Contest
-from covidseg.benchmark.scans import scans
+from covidseg.benchmark.scans import WINDOW, scans
 from covidseg.config.build import build_network
 from covidseg.data.prepare.grid import body_box
 from covidseg.inference.lung_box import Doubt, lung_box
 from covidseg.inference.window import WindowInferer, air, normalise
 
-_WINDOW = (-1250, 250)  # HU
 _OURS, _PAIRS, _TUNED = (
     "covidseg",
     "covidseg, two windows at a time",
@@ -45,7 +44,7 @@ def _contest(cfg: DictConfig, name: str) -> Contest:
 
     def ours(box: tuple[slice, ...], batch_size: int, whole: bool = False) -> Callable[[], Callable[[], Tensor]]:
         inferer = WindowInferer(None if whole else roi, 0.5, batch_size, "float32")
-        return lambda: lambda: _whole(hu, box, inferer(network, _image(hu[box]), air(_WINDOW)))
+        return lambda: lambda: _whole(hu, box, inferer(network, _image(hu[box]), air(WINDOW)))
 
     pairs = int(options.batch_size)
     ways = [
@@ -80,7 +79,7 @@ def _network(name: str, width: int) -> nn.Module:
 
 
 def _image(hu: np.ndarray) -> Tensor:
-    return normalise(torch.from_numpy(np.array(hu)), _WINDOW)[None, None]
+    return normalise(torch.from_numpy(np.array(hu)), WINDOW)[None, None]
 
 
 def _whole(hu: np.ndarray, box: tuple[slice, ...], logits: Tensor) -> Tensor:
@@ -93,7 +92,7 @@ def _whole(hu: np.ndarray, box: tuple[slice, ...], logits: Tensor) -> Tensor:
 def _monai_logits(hu: np.ndarray, network: nn.Module, roi: tuple[int, ...], batch_size: int, mode: str) -> Tensor:
     from monai.inferers import sliding_window_inference
 
-    found = sliding_window_inference(_image(hu), roi, batch_size, network, 0.5, mode=mode, cval=air(_WINDOW))
+    found = sliding_window_inference(_image(hu), roi, batch_size, network, 0.5, mode=mode, cval=air(WINDOW))
     assert isinstance(found, Tensor)
     return found
 

@@ -13,6 +13,7 @@ from covidseg.phantom.make import make_phantom
 from covidseg.system.files import atomic_path
 
 SEED = 20
+WINDOW = (-1250, 250)  # HU that networks see as 0 and 1, as in conf/data
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from covidseg.benchmark import CONTESTS
 from covidseg.benchmark.contest import OURS, compete, hardware, markdown
 from covidseg.system.files import json_text, write_text
 
-CONTESTS = ("loader", "augment", "step", "inference", "scoring", "prepare", "startup")
 _HEAD = (
-    "Times are of one machine and move with its load; what counts is the ratio of CPU time within a round, ours being\n"
-    "1. "
-    "Peers stand as usually written and, where it makes a difference, tuned."
+    "Times are of one machine and move with its load; what counts is the ratio of CPU time within a round, where ours\n"
+    "is 1. Peers stand as usually written and, where it makes a difference, tuned."
 )
 
 

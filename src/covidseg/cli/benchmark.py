@@ -5,14 +5,14 @@ from importlib import import_module
 
 from omegaconf import DictConfig
 
+from covidseg.benchmark import CONTESTS
 from covidseg.cli.app import application
 from covidseg.config.choices import did_you_mean
 from covidseg.system.errors import BadInput
 
-_CONTEST = "covidseg.benchmark.suite"
 SUITES = {  # modules with run(cfg)
     "networks": "covidseg.benchmark.networks",
-    **dict.fromkeys(("loader", "augment", "step", "inference", "scoring", "prepare", "startup", "all"), _CONTEST),
+    **dict.fromkeys((*CONTESTS, "all"), "covidseg.benchmark.suite"),
 }
 
 

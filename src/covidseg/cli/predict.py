@@ -71,7 +71,7 @@ def main(cfg: DictConfig) -> None:
     fresh = [result.seconds for result in done if not result.resumed]
     if fresh:
         device = next(segmenters[0].network.parameters()).device
-        each = (time.perf_counter() - began) / len(done)
+        each = (time.perf_counter() - began) / len(fresh)
         console.print(f"{len(fresh)} scans segmented, {each:.1f} s per scan on {device.type}")
     console.print(NOTICE)
     if failures:

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from covidseg.scans.geometry import triple
+from covidseg.data.prepare.grid import BODY_HU, Box, coarsened, widened
+from covidseg.evaluation.metrics import union_box
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-
-COARSE_MM = 4.0
 AIR_HU = -400  # lung, emphysema and mild ground glass lie below; consolidation, fat and tissue above
-TISSUE_HU = -500  # the body is what lies above
 MARGIN_MM = (30.0, 20.0, 20.0)  # z, y, x: beyond the outermost air
 _HEIGHT = 0.9  # of the box from the apex down, at least, as a share of the body's width
 _PART = 0.05  # pieces of air of at least this share of the largest are lung; bronchi and bowel are smaller
@@ -39,14 +36,13 @@ class Doubt:
 
 def lung_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | Doubt:
     """Half-open box (z, y, x) in voxels of `hu`, (z, y, x) growing towards Superior, Posterior, Left."""
-    steps = [max(1, round(COARSE_MM / mm)) for mm in spacing_zyx]
-    coarse = hu[tuple(slice(step // 2, None, step) for step in steps)]
+    coarse, steps = coarsened(hu, spacing_zyx)
     mm = np.multiply(steps, spacing_zyx)
     air = _inner_air(coarse < AIR_HU)
     if air is None:
         return Doubt("no air inside the body")
     extent = _extent(air)
-    body = _extent(_largest(coarse[slice(*extent[0])] > TISSUE_HU))
+    body = _extent(_largest(coarse[slice(*extent[0])] > BODY_HU))
     middle = (body[2][0] + body[2][1]) // 2  # of the body: what air is left may all be on one side
     right, left = air.copy(), air
     right[:, :, middle:] = False
@@ -56,14 +52,10 @@ def lung_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | D
     if reason := _implausible(right, left, mm, ml, body_mm):
         return Doubt(reason)
     bottom, top = extent[0]
-    extent[0] = min(bottom, top - round(_HEIGHT * body_mm / mm[0])), top
-    reach_x = max(middle - extent[2][0], extent[2][1] - middle)  # as far to either side
-    extent = [extent[0], body[1], (middle - reach_x, middle + reach_x)]
-    box = []
-    for (first, last), step, size, length, margin in zip(extent, steps, spacing_zyx, hu.shape, MARGIN_MM, strict=True):
-        reach = round(margin / size) + step
-        box.append((max(0, first * step - reach), min(length, last * step + reach)))
-    return triple(box)
+    lowest = min(bottom, top - round(_HEIGHT * body_mm / mm[0]))
+    reach = max(middle - extent[2][0], extent[2][1] - middle)
+    extent = [(lowest, top), body[1], (middle - reach, middle + reach)]
+    return widened(extent, steps, hu.shape, spacing_zyx, MARGIN_MM)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
@@ -114,8 +106,4 @@ def _implausible(right: np.ndarray, left: np.ndarray, mm: np.ndarray, ml: float,
 
 def _extent(mask: np.ndarray) -> list[tuple[int, int]]:
     """Half-open range of a mask along each axis."""
-    ranges = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        ranges.append((int(there[0]), int(there[-1]) + 1))
-    return ranges
+    return [(int(side.start), int(side.stop)) for side in union_box(mask)]

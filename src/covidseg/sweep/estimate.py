@@ -193,18 +193,18 @@ def _seconds_of_scores(
         return run.scores
     if size and per_multiply_add is not None:
         return per_multiply_add * size.multiply_adds
-    windows = row.scoring.windows() if row.scoring else None
-    if windows is None or not size or not scale:
+    if not size or not scale or not row.scoring:
         return None
-    return windows * size.multiply_adds * scale * _FORWARD
+    windows = row.scoring.windows()
+    return None if windows is None else windows * size.multiply_adds * scale * _FORWARD
 
 
 def expected_time(rows: Sequence[Row], priced: Priced, slots: int | None) -> str:
     """The line about time. `slots`: devices of the pool; None for a cluster, which promises nothing."""
     if priced.measured + priced.scaled < len(rows):
         return "expected time: unknown, no run of these networks was measured here yet"
-    source = f"measured steps of {priced.measured} of {len(rows)} runs"
-    source = source if priced.measured else f"{QUICK_SECONDS:.0f} s on one device"
+    measured = f"measured steps of {priced.measured} of {len(rows)} runs"
+    source = measured if priced.measured else f"{QUICK_SECONDS:.0f} s on one device"
     source += f", {priced.scaled} scaled by multiply-adds" if priced.scaled else ""
     share = sum(row.around for row in rows) / sum(row.cost for row in rows)
     parts = (

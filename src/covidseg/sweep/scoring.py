@@ -1,6 +1,8 @@
 """What a run's validations and its evaluation will compute, from the cases that lie prepared."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -40,14 +42,27 @@ class Scoring:
 
     def windows(self) -> int | None:
         """Windows of all validations and of the evaluation; None where no such data set is prepared yet."""
-        folders = sorted(self.prepared.glob(f"{self.name}-*/dataset.json"), key=lambda file: file.stat().st_mtime)
-        try:
-            dataset = PreparedDataset.open(folders[-1].parent)
-            split = dataset.split(self.fold, self.choosing)
-            counts = {side: sum(map(self._of_case(dataset), getattr(split, side))) for side in vars(split)}
-        except (BadInput, IndexError):
+        shapes = _shapes(self.prepared, self.name, self.fold, self.choosing)
+        if shapes is None:
             return None
-        return counts["validation"] * self.validations + counts["test"] + counts["external"]
+        validation, scored = (sum(self._windows_of(shape) for shape in part) for part in shapes)
+        return validation * self.validations + scored
 
-    def _of_case(self, dataset: PreparedDataset):
-        return lambda case: count_windows(dataset.cases[case].grid.shape_zyx, self.roi_zyx, self.overlap)
+    def _windows_of(self, shape_zyx: Sequence[int]) -> int:
+        return count_windows(shape_zyx, self.roi_zyx, self.overlap)
+
+
+@cache
+def _shapes(
+    prepared: Path, name: str, fold: int | str | None, choosing: bool
+) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None:
+    """Voxels of the validation cases, and of those the run is scored on, read once for all rows of a sweep."""
+    folders = sorted(prepared.glob(f"{name}-*/dataset.json"), key=lambda file: file.stat().st_mtime)
+    try:
+        dataset = PreparedDataset.open(folders[-1].parent)
+        split = dataset.split(fold, choosing)
+        sides = split.validation, [*split.test, *split.external]
+        validation, scored = ([dataset.cases[case].grid.shape_zyx for case in side] for side in sides)
+    except (BadInput, IndexError):
+        return None
+    return validation, scored

@@ -1,6 +1,6 @@
 """How a prepared array relates to its scan: turned to (S, P, L), cropped to the body, resampled; and the way back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -13,7 +13,7 @@ from covidseg.scans.geometry import Geometry, triple
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 BODY_HU = -500  # between soft tissue and fat (> -150) and air; the lungs lie inside the box of what surrounds them
-BODY_COARSE_MM = 4.0
+COARSE_MM = 4.0
 BODY_MARGIN_MM = 10.0
 BODY_PART = (
     0.1  # pieces of at least this share of the largest belong to the body: two walls of a crop without mediastinum
@@ -145,8 +145,8 @@ def _plane_of(volume: np.ndarray, value: int, z: int) -> np.ndarray:
 
 def body_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | None:
     """Half-open box of the patient in `hu` (z, y, x), with a margin of 10 mm; None when all is air."""
-    steps = [max(1, round(BODY_COARSE_MM / mm)) for mm in spacing_zyx]
-    components, count = ndimage.label(hu[tuple(slice(step // 2, None, step) for step in steps)] > BODY_HU)
+    coarse, steps = coarsened(hu, spacing_zyx)
+    components, count = ndimage.label(coarse > BODY_HU)
     if count == 0 and min(hu.shape) > 0:  # thinner than a coarse voxel, or nothing there
         components, count = ndimage.label(hu > BODY_HU)
         steps = [1, 1, 1]
@@ -158,10 +158,27 @@ def body_box(hu: np.ndarray, spacing_zyx: tuple[float, float, float]) -> Box | N
         for part, size in zip(ndimage.find_objects(components), sizes, strict=True)
         if size >= BODY_PART * sizes.max()
     ]
+    extent = [(min(part[axis].start for part in parts), max(part[axis].stop for part in parts)) for axis in range(3)]
+    return widened(extent, steps, hu.shape, spacing_zyx, (BODY_MARGIN_MM,) * 3)
+
+
+def coarsened(hu: np.ndarray, spacing_zyx: Sequence[float]) -> tuple[np.ndarray, list[int]]:
+    """A view of every so many voxels, about `COARSE_MM` apart, and how many along each axis."""
+    steps = [max(1, round(COARSE_MM / mm)) for mm in spacing_zyx]
+    return hu[tuple(slice(step // 2, None, step) for step in steps)], steps
+
+
+def widened(
+    extent: Sequence[tuple[int, int]],
+    steps: Sequence[int],
+    shape_zyx: Sequence[int],
+    spacing_zyx: Sequence[float],
+    margin_mm: Sequence[float],
+) -> Box:
+    """The box in voxels of the scan of a half-open range of `coarsened` ones, and so much around it as there is."""
     box = []
-    for axis, (step, mm, length) in enumerate(zip(steps, spacing_zyx, hu.shape, strict=True)):
-        margin = round(BODY_MARGIN_MM / mm) + step
-        first, last = min(part[axis].start for part in parts), max(part[axis].stop for part in parts)
+    for (first, last), step, length, mm, wanted in zip(extent, steps, shape_zyx, spacing_zyx, margin_mm, strict=True):
+        margin = round(wanted / mm) + step
         box.append((max(0, first * step - margin), min(length, last * step + margin)))
     return triple(box)
 
