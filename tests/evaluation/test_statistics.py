@@ -94,14 +94,6 @@ def test_permutation_p_is_uniform_when_there_is_no_difference():
     assert stats.kstest(p, "uniform").pvalue > 0.001
 
 
-def test_wilcoxon_is_scipys_on_patient_means():
-    differences = np.random.default_rng(7).normal(0.1, 0.2, size=20)
-    patients = np.repeat(np.arange(10), 2).tolist()
-    expected = stats.wilcoxon(differences.reshape(10, 2).mean(axis=1)).pvalue
-    assert ours.wilcoxon_p(differences, patients) == pytest.approx(expected)
-    assert ours.wilcoxon_p([0.0, 0.0], ["a", "b"]) is None
-
-
 def test_holm_by_hand():
     assert ours.holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06])
     assert ours.holm([0.6, 0.9]) == [1.0, 1.0]
@@ -120,41 +112,55 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
     assert {index for index, p in enumerate(adjusted) if p <= alpha} == rejected
 
 
-@pytest.mark.parametrize("n", [6, 20])
-def test_detectable_difference_is_found_with_the_power_it_names(n):
+@pytest.mark.parametrize(("n", "alpha"), [(6, 0.05), (20, 0.05), (20, 0.005)])
+def test_detectable_difference_is_found_with_the_power_it_names(n, alpha):
     sd = 0.08
-    difference = ours.detectable_difference(sd, n)
+    difference = ours.detectable_difference(sd / math.sqrt(n), n - 1, alpha)
     drawn = np.random.default_rng(8).normal(difference, sd, size=(4000, n))
-    power = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05)
+    power = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < alpha)
     assert power == pytest.approx(0.8, abs=0.025)
-    assert ours.detectable_difference(sd, 1) is None
+
+
+def test_nothing_is_detectable_without_degrees_of_freedom():
+    assert ours.detectable_difference(0.1, 0) is None
+    assert ours.detectable_difference(0.1, math.nan) is None
+    assert ours.detectable_difference(0.1, 1, alpha=1e-9) is None
+
+
+@pytest.mark.parametrize(
+    ("p", "smallest", "text"),
+    [
+        (None, 0.0, "–"),
+        (0.0123, 0.0, "0.012"),
+        (0.0004, 0.0, "< 0.001"),
+        (1.0, 0.0, "1.000"),
+        (1 / 10_001, 1 / 10_001, "≤ 0.0001"),
+        (9 / 10_001, 9 / 10_001, "≤ 0.0009"),
+        (2 / 256, 2 / 256, "≤ 0.008"),
+        (2 / 256, 1 / 10_001, "0.008"),
+        (0.0625, 0.0625, "≤ 0.063"),
+        (1.0, 1.0, "≤ 1.000"),
+    ],
+)
+def test_p_as_it_is_written(p, smallest, text):
+    assert ours.p_text(p, smallest) == text
+
+
+@given(st.floats(1e-6, 1))
+@settings(max_examples=200, deadline=None)
+def test_a_p_at_its_limit_is_never_written_smaller(p):
+    written = float(ours.p_text(p, p).removeprefix("≤ "))
+    assert p <= written * (1 + 1e-9) and written <= max(2 * p, p + 0.001)
+
+
+@pytest.mark.parametrize("patients", [1, 4, 8, 13, 40])
+def test_smallest_p_is_that_of_differences_of_one_sign(patients):
+    assert ours.permutation_p([0.1] * patients, own_patient(range(patients))) == pytest.approx(ours.smallest_p(patients))
 
 
 def test_runs_are_averaged_before_cases_are_counted():
     means = ours.case_means([("a", 0.2), ("a", 0.4), ("b", None), ("b", 0.5), ("c", None)])
     assert means == pytest.approx({"a": 0.3, "b": 0.5})
-
-
-def test_comparison_uses_shared_cases_only():
-    patient_of = {case: case for case in "abcd"}
-    found = ours.compare("fv", "unet4", {"a": 0.8, "b": 0.6, "c": 0.7}, {"a": 0.7, "b": 0.6, "d": 0.1}, patient_of)
-    assert (found.n, found.patients) == (2, 2)
-    assert found.difference == pytest.approx(0.05)
-    assert found.superiority == 0.75
-    assert ours.compare("fv", "unet4", {"a": 1.0}, {"b": 1.0}, patient_of) is None
-
-
-def test_comparison_of_every_row_is_corrected_together():
-    rng = np.random.default_rng(9)
-    cases = [f"c{i}" for i in range(12)]
-    base = dict(zip(cases, rng.uniform(0.5, 0.7, 12), strict=True))
-    rows = {"unet4": base}
-    for name, gain in (("cab", 0.0), ("fv", 0.05)):
-        rows[name] = {case: value + gain + rng.normal(0, 0.02) for case, value in base.items()}
-    cab, fv = ours.compare_all(rows, "unet4", {case: case for case in cases})
-    assert fv.p_holm == pytest.approx(2 * fv.p_permutation)
-    assert fv.p_holm < 0.05 < cab.p_holm
-    assert fv.effect > 1 and fv.low > 0
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)), min_size=1, max_size=8))

@@ -3,7 +3,8 @@ import pytest
 from matplotlib import image as png
 from matplotlib.colors import to_hex
 
-from covidseg.evaluation.statistics import compare_all
+from covidseg.evaluation.agreement import Volumes, volume_agreement
+from covidseg.evaluation.comparison import RowScores, compare_all
 from covidseg.figures import overlays as figures
 from covidseg.figures import surfaces
 from covidseg.runs.slices import Slice
@@ -97,12 +98,34 @@ def test_scores_and_differences_are_drawn(tmp_path):
     figure = figures.scores_figure({name: list(own.values()) for name, own in rows.items()}, {"a": 0.7}, "Dice")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a  (n=8)", "b  (n=8)", "c  (n=8)"]
     assert has(colours(figure, tmp_path), figures.PALETTE[0])
-    found = compare_all(rows, "a", {case: case for case in range(8)})
+    scored = {name: RowScores({0: own}) for name, own in rows.items()}
+    found = compare_all({"dice": scored}, [("b", "a"), ("c", "a")], {case: case for case in range(8)})
     figure = figures.differences_figure(found, {"a": "UNet4"}, "Dice")
     assert "UNet4" in figure.axes[0].get_xlabel()
     assert has(colours(figure, tmp_path), figures.PALETTE[0])
-    single = compare_all({"a": {"p": 0.5}, "b": {"p": 0.6}}, "a", {"p": "p"})  # one case: no interval, still a point
+    others = compare_all({"dice": scored}, [("b", "a"), ("c", "b")], {case: case for case in range(8)})
+    names = [label.get_text() for label in figures.differences_figure(others, {}, "Dice").axes[0].get_yticklabels()]
+    assert names == ["b - a  (n=8)", "c - b  (n=8)"]
+    one = {name: RowScores({0: {"p": value}}) for name, value in (("a", 0.5), ("b", 0.6))}
+    single = compare_all({"dice": one}, [("b", "a")], {"p": "p"})  # one case: no interval, still a point
     assert has(colours(figures.differences_figure(single, {}, "Dice"), tmp_path), figures.PALETTE[0])
+
+
+def test_volumes_against_each_other_are_drawn_with_bias_and_limits(tmp_path):
+    predicted, reference = (110.0, 190.0, 330.0), (100.0, 200.0, 300.0)
+    shown = [
+        Volumes(name, "all", volume_agreement(*pair), *pair)
+        for name, pair in (("a", (predicted, reference)), ("b", (predicted[:1], reference[:1])))
+    ]
+    figure = figures.agreement_figure(shown, {"a": "UNet4"}, "lesion")
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["UNet4", "b"]
+    assert first.lines[0].get_ydata().tolist() == [10, -10, 30]
+    assert first.lines[0].get_xdata().tolist() == [105, 195, 315]
+    heights = [line.get_ydata()[0] for line in first.lines[1:4]]
+    assert heights == [shown[0].agreement.bias, shown[0].agreement.low, shown[0].agreement.high]
+    assert len(second.lines) == 3  # points, bias, zero: one case has no limits
+    assert has(colours(figure, tmp_path), figures.REFERENCE_COLOUR)
 
 
 def test_curves_skip_what_was_not_logged(tmp_path):

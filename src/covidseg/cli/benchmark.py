@@ -12,6 +12,7 @@ from covidseg.system.errors import BadInput
 
 SUITES = {  # modules with run(cfg)
     "networks": "covidseg.benchmark.networks",
+    "statistics": "covidseg.benchmark.statistics",
     **dict.fromkeys((*CONTESTS, "all"), "covidseg.benchmark.suite"),
 }
 

@@ -1,16 +1,17 @@
-"""Statistics of a comparison: what the mean over cases is worth, and whether two rows differ on the same cases.
+"""What a mean over cases is worth: its spread, its interval, its test against 0, corrections, what could be detected.
 
 The unit of sampling is the patient: scans of one patient are resampled and re-signed together. Several runs of one row
 (seeds, folds) are averaged case by case first (`case_means`), so that they sharpen a case's score and do not pose as
-more cases; the spread over seeds is reported beside, as `sd` of the per-seed means. All functions are pure; random ones
-take a seed.
+more cases. What seeds mean for a difference between rows is the matter of `comparison`. All functions are pure; random
+ones take a seed.
 """
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from scipy import optimize, stats
@@ -18,9 +19,15 @@ from scipy import optimize, stats
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
-_FEWEST_PATIENTS = 5
+COVERAGE = {
+    5: 0.88,
+    8: 0.91,
+    12: 0.92,
+}  # patients -> what `mean_interval` holds of skewed scores: experiments/statistics
+FEWEST_PATIENTS = 5
 Case = TypeVar("Case", bound=Hashable)
 _EXACT_UP_TO = 13  # patients: 2^13 sign patterns are fewer than RESAMPLES
+_HOPELESS = 1e6  # standard errors: a difference that large is no answer
 
 
 @dataclass(frozen=True)
@@ -34,34 +41,6 @@ class Summary:
     median: float
     low: float | None
     high: float | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Row minus baseline over the cases both have a score for.
-
-    `p_permutation` (two-sided, sign flips by patient) and `p_wilcoxon` (signed ranks of patient means) are not
-    corrected; `p_holm` is, within the family `compare_all` was given. `effect` is Cohen's d of paired data, mean over
-    sd; `superiority` the share of cases where the row is better, ties half. `detectable` is the true difference that
-    this many patients with this spread would reveal with 80 % power.
-    """
-
-    row: str
-    baseline: str
-    n: int
-    patients: int
-    difference: float
-    low: float | None
-    high: float | None
-    p_permutation: float | None
-    p_wilcoxon: float | None
-    effect: float | None
-    superiority: float
-    detectable: float | None
-    p_holm: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def case_means(scores: Iterable[tuple[Case, float | None]]) -> dict[Case, float]:
@@ -92,12 +71,12 @@ def mean_interval(
     Student's quantile; the percentiles are moved outwards by exactly that (the "expanded percentile interval" of
     Hesterberg, The American Statistician 2015, 69:371).
     """
-    sums, sizes = _by_patient(np.asarray(values, float), patients)
+    sums, sizes = by_patient(np.asarray(values, float), patients)
     n = len(sums)
-    if n < _FEWEST_PATIENTS:  # their resamples hardly vary, and an interval would promise what it does not hold
+    if n < FEWEST_PATIENTS:  # their resamples hardly vary, and an interval would promise what it does not hold
         return None
-    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    times = _resamples(n, RESAMPLES, seed)
+    means = (times @ sums) / (times @ sizes)
     tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -110,26 +89,22 @@ def permutation_p(
 
     All patterns up to 13 patients, 10,000 drawn ones (the observed one counted in) beyond; None without cases.
     """
-    sums, _ = _by_patient(np.asarray(differences, float), patients)
+    sums, _ = by_patient(np.asarray(differences, float), patients)
     n = len(sums)
     if n == 0:
         return None
     if n <= _EXACT_UP_TO:
-        signs = np.array(list(itertools.product((1, -1), repeat=n)))
-        extra = 0
+        signs, extra = _all_signs(n), 0
     else:
-        signs = np.random.default_rng(seed).choice((1, -1), size=(RESAMPLES, n))
-        extra = 1
+        signs, extra = _drawn_signs(n, RESAMPLES, seed), 1
     observed = abs(sums.sum())
     extreme = np.count_nonzero(np.abs(signs @ sums) >= observed - 1e-12 * max(1.0, observed))
     return (extreme + extra) / (len(signs) + extra)
 
 
-def wilcoxon_p(differences: Sequence[float] | np.ndarray, patients: Sequence[Hashable]) -> float | None:
-    """Two-sided Wilcoxon signed-rank p of the patients' mean differences; None if all are 0 or there is none."""
-    sums, sizes = _by_patient(np.asarray(differences, float), patients)
-    means = sums / sizes if len(sums) else sums
-    return float(stats.wilcoxon(means).pvalue) if np.any(means) else None
+def smallest_p(patients: int) -> float:
+    """The smallest value that `permutation_p` can have with so many patients."""
+    return max(2.0 ** (1 - patients), 0.0 if patients <= _EXACT_UP_TO else 1 / (RESAMPLES + 1))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -143,72 +118,36 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def detectable_difference(sd: float, n: int, power: float = POWER, alpha: float = 1 - CONFIDENCE) -> float | None:
-    """Smallest true mean difference that a two-sided paired t-test of n differences with this sd finds with `power`.
+def p_text(p: float | None, smallest: float = 0.0) -> str:
+    """`0.012`, `< 0.001`, or `≤ 0.0002` where p is at the `smallest` that its test can give (0: there is no such)."""
+    if p is None:
+        return "–"
+    if smallest and p <= smallest * (1 + 1e-9):
+        return f"≤ {_rounded_up(p)}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
-    Solved with the noncentral t distribution; None for n < 2. In the units of `sd`.
+
+def detectable_difference(
+    standard_error: float, df: float, alpha: float = 1 - CONFIDENCE, power: float = POWER
+) -> float | None:
+    """Smallest true difference that a two-sided t test at `alpha` finds with `power`, in units of the standard error's.
+
+    `df`: degrees of freedom, at least 1, of the standard error's estimate. Solved with the noncentral t distribution;
+    None where it has no finite solution.
     """
-    if n < 2:
+    critical = float(stats.t.ppf(1 - alpha / 2, df)) if df >= 1 else math.inf
+    if not critical < _HOPELESS:
         return None
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
 
     def missing(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, n - 1, noncentrality)) - power  # significant, and in the right direction
+        return float(stats.nct.sf(critical, df, noncentrality)) - power  # significant, and in the right direction
 
     upper = critical + 4
     while missing(upper) < 0:
         upper *= 2
-    return float(optimize.brentq(missing, 0, upper)) * sd / math.sqrt(n)
-
-
-def compare(
-    row: str,
-    baseline: str,
-    scores: Mapping[Case, float],
-    baseline_scores: Mapping[Case, float],
-    patient_of: Mapping[Case, Hashable],
-    higher_is_better: bool = True,
-) -> Comparison | None:
-    """`Comparison` of two rows' `case_means` over the cases they share; None if they share none."""
-    cases = [case for case in scores if case in baseline_scores]
-    if not cases:
-        return None
-    differences = np.array([scores[case] - baseline_scores[case] for case in cases])
-    better = differences if higher_is_better else -differences
-    patients = [patient_of[case] for case in cases]
-    sums, sizes = _by_patient(differences, patients)
-    sd = float((sums / sizes).std(ddof=1)) if len(sums) > 1 else None
-    low, high = mean_interval(differences, patients) or (None, None)
-    return Comparison(
-        row=row,
-        baseline=baseline,
-        n=len(cases),
-        patients=len(sums),
-        difference=float(differences.mean()),
-        low=low,
-        high=high,
-        p_permutation=permutation_p(differences, patients),
-        p_wilcoxon=wilcoxon_p(differences, patients),
-        effect=float(differences.mean()) / sd if sd else None,
-        superiority=float(np.mean((better > 0) + 0.5 * (better == 0))),
-        detectable=None if sd is None else detectable_difference(sd, len(sums)),
-    )
-
-
-def compare_all(
-    scores: Mapping[str, Mapping[Case, float]],
-    baseline: str,
-    patient_of: Mapping[Case, Hashable],
-    higher_is_better: bool = True,
-) -> list[Comparison]:
-    """Every row against `baseline`, with Holm's correction over these comparisons. `scores`: row -> `case_means`."""
-    others = {row: own for row, own in scores.items() if row != baseline}
-    compared = (
-        compare(row, baseline, own, scores[baseline], patient_of, higher_is_better) for row, own in others.items()
-    )
-    found = [comparison for comparison in compared if comparison]
-    corrected = holm([comparison.p_permutation for comparison in found])
-    return [Comparison(**comparison.to_dict() | {"p_holm": p}) for comparison, p in zip(found, corrected, strict=True)]
+        if upper > _HOPELESS:
+            return None
+    return float(optimize.brentq(missing, 0, upper)) * standard_error
 
 
 def breaks_dice_law(means: Sequence[float | None], rounding: float = 0.0) -> bool:
@@ -226,8 +165,35 @@ def breaks_dice_law(means: Sequence[float | None], rounding: float = 0.0) -> boo
     return too_high or too_low
 
 
-def _by_patient(values: np.ndarray, patients: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+def by_patient(values: np.ndarray, patients: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     """(sum, number) of the values of each patient, in order of appearance."""
     index = {patient: position for position, patient in enumerate(dict.fromkeys(patients))}
     where = [index[patient] for patient in patients]
     return np.bincount(where, values, len(index)), np.bincount(where, minlength=len(index)).astype(float)
+
+
+def _all_signs(n: int) -> np.ndarray:
+    return np.array(list(itertools.product((1.0, -1.0), repeat=n)))
+
+
+def _rounded_up(p: float) -> str:
+    """p with three decimal places, or with the one digit that counts; never less than p, never above 1."""
+    shown = math.ceil(round(p * 1000, 6)) / 1000
+    if p >= 0.001:
+        return f"{min(shown, 1.0):.3f}"
+    exponent = math.floor(math.log10(p))
+    digit = math.ceil(round(p / 10**exponent, 6))
+    return f"{digit * 10**exponent:.{-exponent - digit // 10}f}"
+
+
+@lru_cache(maxsize=4)  # all rows and metrics of a table have the same patients
+def _drawn_signs(n: int, count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice((1.0, -1.0), size=(count, n))
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int, count: int, seed: int) -> np.ndarray:
+    """How often each of n patients is drawn in each of `count` resamples: (count, n)."""
+    drawn = np.random.default_rng(seed).integers(n, size=(count, n))
+    drawn += np.arange(count)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(float)

@@ -21,7 +21,8 @@ from covidseg.scans.segments import COLOURS
 from covidseg.system.files import atomic_path
 
 if TYPE_CHECKING:
-    from covidseg.evaluation.statistics import Comparison
+    from covidseg.evaluation.agreement import Volumes
+    from covidseg.evaluation.comparison import Comparison
 
 WINDOW_HU = (-1250.0, 250.0)  # of every CT slice shown: the window that the networks see by default
 WINDOWS = {  # name -> (level, width) in HU, as viewers offer them; the last one is what the networks see
@@ -157,7 +158,10 @@ def scores_figure(scores: Mapping[str, Sequence[float]], paper: Mapping[str, flo
 
 
 def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str, str], metric: str) -> Figure:
-    """Mean paired difference of each row from the baseline, 95 % interval; grey: too small to be detected here."""
+    """Mean paired difference of each row from its baseline, 95 % interval; grey: too small to be detected here.
+
+    The comparisons are of one metric.
+    """
     figure = _figure(7.2, 0.42 * len(comparisons) + 1.35)
     axes = figure.add_subplot()
     for position, found in enumerate(comparisons):
@@ -166,20 +170,50 @@ def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str,
         if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [position, position], color=PALETTE[0], linewidth=2.2, zorder=2)
         axes.plot(found.difference, position, "o", color=PALETTE[0], markersize=6, zorder=3)
-        told = f"{found.difference:+.3f}" + ("" if found.p_holm is None else f"   p = {found.p_holm:.2g}")
+        told = f"{found.difference:+.3f}" + ("" if found.p_holm is None else f"   p {found.p_holm_text}")
         axes.text(1.01, position, told, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
-    names = [f"{titles.get(found.row, found.row)}  (n={found.n})" for found in comparisons]
+    baselines = list(dict.fromkeys(found.baseline for found in comparisons))
+    names = [_pair_name(found, titles, len(baselines) > 1) for found in comparisons]
     axes.set_yticks(range(len(comparisons)), names, fontsize=9)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
-    baseline = comparisons[0].baseline
-    axes.set_xlabel(f"{metric}: difference from {titles.get(baseline, baseline)} on the same cases", fontsize=9)
+    against = f" from {titles.get(baselines[0], baselines[0])}" if len(baselines) == 1 else ""
+    axes.set_xlabel(f"{metric}: difference{against} on the same cases", fontsize=9)
     _plain(axes)
     keys = [
         Line2D([], [], color=PALETTE[0], marker="o", label="mean, 95 % interval"),
-        Patch(color="#eef0f2", label="smaller than these cases can detect (80 % power)"),
+        Patch(color="#eef0f2", label="less than this test detects with 80 % power, corrected"),
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def agreement_figure(volumes: "Sequence[Volumes]", titles: Mapping[str, str], structure: str) -> Figure:
+    """Bland and Altman's plot of each method: a case's difference of volumes against their mean, bias and limits."""
+    columns = min(len(volumes), 5)
+    rows = -(-len(volumes) // columns)
+    figure = _figure(2.5 * columns, 2.2 * rows + 0.7)
+    first = None
+    for position, one in enumerate(volumes, start=1):
+        axes = figure.add_subplot(rows, columns, position, sharex=first, sharey=first)
+        first = first or axes
+        predicted, reference = np.array(one.prediction_ml), np.array(one.reference_ml)
+        axes.plot((predicted + reference) / 2, predicted - reference, "o", color=PALETTE[0], markersize=3, alpha=0.7)
+        found = one.agreement
+        axes.axhline(found.bias, color=REFERENCE_COLOUR, linewidth=1.2)
+        for limit in (found.low, found.high):
+            if limit is not None:
+                axes.axhline(limit, color=MUTED, linewidth=1, linestyle="--")
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_title(titles.get(one.method, one.method), fontsize=8, color=INK)
+        _plain(axes)
+    figure.supxlabel(f"mean of predicted and reference {structure} volume, ml", fontsize=9)
+    figure.supylabel("predicted - reference, ml", fontsize=9)
+    keys = [
+        Line2D([], [], color=REFERENCE_COLOUR, label="bias"),
+        Line2D([], [], color=MUTED, linestyle="--", label="95 % limits of agreement"),
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
@@ -223,6 +257,12 @@ def surface_figure(lesion: Slice, lung: Slice | None, method: str) -> Figure:
     figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(lesion.case, fontsize=10, color=INK)
     return figure
+
+
+def _pair_name(found: "Comparison", titles: Mapping[str, str], several_baselines: bool) -> str:
+    name = titles.get(found.row, found.row)
+    against = f" - {titles.get(found.baseline, found.baseline)}" if several_baselines else ""
+    return f"{name}{against}  (n={found.n})"
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -13,7 +13,10 @@ from rich.table import Table
 from covidseg.evaluation.results import COLUMNS
 from covidseg.report import page, pictures, text
 from covidseg.report.collect import TableResults, collect
-from covidseg.report.sections import brief, main_sections, sections
+from covidseg.report.latex import latex
+from covidseg.report.request import Request
+from covidseg.report.section import Section
+from covidseg.report.sections import brief, sections
 from covidseg.report.table import Block, blocks, paper_lawbreakers
 from covidseg.system.files import write_csv, write_json, write_text
 
@@ -26,27 +29,31 @@ def make_report(
     results_root: Path | str,
     experiments: Sequence[Path] = (),
     console: Console | None = None,
+    request: Request | None = None,
 ) -> Path:
-    """Collect `runs/<table>`, write `<results_root>/<table>/results`, print the table; returns the results' folder.
+    """Collect `runs/<table>`, write `<results_root>/<table>/<results>`, print the table; returns the results' folder.
 
-    `experiments`: folders that define which rows the table should have (`paths.row_folders`).
+    `experiments`: folders that define which rows the table should have (`paths.row_folders`). Raises `BadInput` where
+    the request names a row that the table does not have, before anything is written.
     """
+    request = request or Request()
     results = collect(Path(runs) / table, experiments)
-    found = blocks(results)
-    folder = Path(results_root) / table / "results"
-    _write(results, found, folder)
-    _print(results, found, console or Console())
+    found = blocks(results, request)
+    folder = Path(results_root) / table / request.results
+    _write(results, found, folder, request)
+    _print(brief(results, found, request), console or Console())
     return folder
 
 
-def write(results: TableResults, folder: Path | str) -> None:
+def write(results: TableResults, folder: Path | str, request: Request | None = None) -> None:
     """Write every file of the report into `folder`; figures that the runs have nothing for are left out."""
-    _write(results, blocks(results), Path(folder))
+    request = request or Request()
+    _write(results, blocks(results, request), Path(folder), request)
 
 
 def print_table(results: TableResults, console: Console | None = None) -> None:
     """Show each structure's table, and what is not finished, in the terminal."""
-    _print(results, blocks(results), console or Console())
+    _print(brief(results, blocks(results), Request()), console or Console())
 
 
 def summary_rows(results: TableResults) -> list[dict[str, Any]]:
@@ -54,21 +61,21 @@ def summary_rows(results: TableResults) -> list[dict[str, Any]]:
     return text.csv_rows(blocks(results))
 
 
-def _write(results: TableResults, found: Sequence[Block], folder: Path) -> None:
+def _write(results: TableResults, found: Sequence[Block], folder: Path, request: Request) -> None:
     shown = sections(results, found)
     write_csv(folder / "table.csv", text.csv_rows(found), text.CSV_COLUMNS)
     write_csv(folder / "cases.csv", _case_rows(results), ("row", "task", "seed", "fold", *COLUMNS))
     write_json(folder / "statistics.json", _statistics(results, found))
     write_text(folder / "table.md", text.markdown(results.title, shown))
-    write_text(folder / "table.tex", text.latex(main_sections(results, found)))
+    write_text(folder / "table.tex", latex(results, found))
     for old in (folder / "figures").glob("*.png"):
         old.unlink()  # of rows or cases that are no longer in the table
-    drawn = pictures.draw(results, found, folder / "figures")
+    drawn = pictures.draw(results, found, folder / "figures", voxels=request.pictures)
     write_text(folder / "report.html", page.html(results.title, shown, drawn))
 
 
-def _print(results: TableResults, found: Sequence[Block], console: Console) -> None:
-    for section in brief(results, found):
+def _print(shown: Sequence[Section], console: Console) -> None:
+    for section in shown:
         table = Table(
             title=escape(section.title),
             title_justify="left",
@@ -104,7 +111,14 @@ def _statistics(results: TableResults, found: Sequence[Block]) -> dict[str, Any]
                 "structure": block.structure,
                 "protocol": block.protocol,
                 "lines": [asdict(line) for line in block.lines],
-                "comparisons": {metric: [one.to_dict() for one in ones] for metric, ones in block.comparisons.items()},
+                "comparisons": [one.to_dict() for one in block.comparisons],
+                "all_pairs": [one.to_dict() for one in block.all_pairs],
+                "ranking": None if block.ranking is None else asdict(block.ranking),
+                "strata": [asdict(one) for one in block.strata],
+                "volumes": [
+                    {"method": one.method, "site": one.site, **one.agreement.to_dict()} for one in block.volumes
+                ],
+                "worst": [asdict(one) for one in block.failures],
             }
             for block in found
         ],

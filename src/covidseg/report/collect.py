@@ -9,6 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from covidseg.config.plain import as_dict, load_yaml
 from covidseg.data.prepare.splits import ALL, HELD_OUT
 from covidseg.evaluation.metrics import METRICS
@@ -44,6 +46,12 @@ class Run:
     cases: tuple[Mapping[str, Any], ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    config: DictConfig | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether another seed would have given other scores: not so for a fitted threshold."""
+        return "threshold" not in self.metrics
 
     @property
     def name(self) -> str:
@@ -140,7 +148,8 @@ def _run(folder: Path) -> Run | None:
         return None
     run = RunFolder(folder)
     row, task = folder.parts[-3:-1]
-    made = partial(Run, row, task, *name, folder, structures=_structures(run))
+    config = _config(run)
+    made = partial(Run, row, task, *name, folder, structures=_structures(config, task), config=config)
     if not run.has_results:
         status = run.status or {}
         state = str(status.get("state", "waiting"))
@@ -162,12 +171,18 @@ def _run(folder: Path) -> Run | None:
     return made(state="finished", cases=cases, metrics=metrics, manifest=manifest)
 
 
-def _structures(run: RunFolder) -> tuple[str, ...]:
-    """By the run's configuration; a folder without one is taken by the name of its task."""
+def _config(run: RunFolder) -> DictConfig | None:
+    """None where there is none that can be read: a report needs it for words alone."""
     with suppress(BadInput):
-        if (config := run.config) is not None and config.get("task", {}).get("structures"):
-            return tuple(sorted(map(str, config.task.structures)))
-    return _by_name(run.path.parent.name)
+        return run.config
+    return None
+
+
+def _structures(config: DictConfig | None, task: str) -> tuple[str, ...]:
+    """By the run's configuration; a folder without one is taken by the name of its task."""
+    if config is not None and config.get("task", {}).get("structures"):
+        return tuple(sorted(map(str, config.task.structures)))
+    return _by_name(task)
 
 
 def _by_name(task: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from covidseg.report.sections import Section
+from covidseg.report.section import Section
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = """
@@ -17,6 +17,7 @@ th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bo
 th { border-bottom: 2px solid #7b8794; } th:first-child, td:first-child { text-align: left; }
 td.text { text-align: left; white-space: normal; }
 p.note { color: #52606d; font-size: .82rem; margin: .4rem 0; max-width: 60rem; }
+pre { background: #f5f7fa; padding: .6rem; overflow-x: auto; font-size: .8rem; }
 figure { margin: 1.6rem 0; } img { max-width: 100%; } figcaption { color: #52606d; font-size: .82rem; }
 """
 
@@ -42,10 +43,13 @@ def _section(section: Section) -> str:
         "<tr>" + "".join(f"<td{_kind(cell)}>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in section.rows
     )
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in section.notes)
-    return (
-        f'<h2>{escape(section.title)}</h2>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>\n{rows}</tbody></table></div>{notes}\n"
+    table = (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>'
+        if section.rows
+        else ""
     )
+    code = f"<pre>{escape(section.code)}</pre>" if section.code else ""
+    return f"<h2>{escape(section.title)}</h2>\n{code}{table}{notes}\n"
 
 
 def _kind(cell: str) -> str:

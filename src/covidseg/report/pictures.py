@@ -6,17 +6,23 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from covidseg.evaluation.metrics import METRICS
 from covidseg.figures import overlays as figures
+from covidseg.report.analysis import ALL_SITES
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, method_runs, scores
 from covidseg.runs.slices import FOLDER, Slice
 from covidseg.system.errors import BadInput
 
 _CURVES = ("train/loss", "val/dice")
+_HEADINGS = {metric.column: metric.heading for metric in METRICS}
 
 
-def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[str, Path]:
-    """Write PNG files into `folder`; returns them by caption, in the order to show them."""
+def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: bool = True) -> dict[str, Path]:
+    """Write PNG files into `folder`; returns them by caption, in the order to show them.
+
+    `voxels=False` leaves out what shows a scan or a mask: contours and surfaces.
+    """
     drawn: dict[str, Path] = {}
     runs = method_runs(results)
     titles = {line.method: line.title for block in blocks for line in block.lines}
@@ -34,14 +40,19 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
             paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
             figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
             keep(f"Dice of every case: {where}.", figure, "dice", *name)
-        if comparisons := block.comparisons.get("dice"):
-            figure = figures.differences_figure(comparisons, titles, f"{block.structure} Dice")
-            keep(f"Paired differences: {where}.", figure, "differences", *name)
-        for case, kept in _shared_slices(own, block).items():
+        for metric in dict.fromkeys(one.metric for one in block.comparisons):
+            compared = [one for one in block.comparisons if one.metric == metric]
+            figure = figures.differences_figure(compared, titles, f"{block.structure} {_HEADINGS[metric]}")
+            keep(f"Paired differences in {_HEADINGS[metric]}: {where}.", figure, "differences", *name, *_suffix(metric))
+        if volumes := [one for one in block.volumes if one.site == ALL_SITES]:
+            figure = figures.agreement_figure(volumes, titles, block.structure)
+            keep(f"Predicted against reference volumes: {where}.", figure, "volumes", *name)
+        for case, kept in _shared_slices(own, block).items() if voxels else ():
             dice = {titles[method]: scores(own[method][:1], *name, "dice").get(case) for method in kept}
             figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice)
             keep(f"Contours on {case}: {where}, runs of the first seed.", figure, "contours", block.structure, case)
-    _draw_surface(results, runs, keep)
+    if voxels:
+        _draw_surface(results, runs, keep)
     for task in sorted({run.task for found in runs.values() for run in found}):
         curves = {}
         for method, members in runs.items():
@@ -51,6 +62,11 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path) -> dict[s
         if metrics:
             keep(f"Training of the {task} task.", figures.curves_figure(curves, metrics), "curves", task)
     return drawn
+
+
+def _suffix(metric: str) -> tuple[str, ...]:
+    """Of a file's name: Dice is what a figure is about unless it says otherwise."""
+    return () if metric == "dice" else (metric,)
 
 
 def _shared_slices(runs: dict[str, list[Run]], block: Block) -> dict[str, dict[str, Slice]]:

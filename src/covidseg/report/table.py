@@ -1,14 +1,18 @@
 """From case scores to the lines of a table: one for each method, set and structure, and what it is compared with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from covidseg.evaluation.metrics import IN_PAPER, METRICS
-from covidseg.evaluation.statistics import Comparison, Summary, breaks_dice_law, case_means, compare_all, summarise
+from covidseg.evaluation.agreement import Volumes
+from covidseg.evaluation.comparison import Comparison, RowScores, compare_all
+from covidseg.evaluation.metrics import IN_PAPER, METRICS, Metric
+from covidseg.evaluation.ranking import Ranking, rank_rows
+from covidseg.evaluation.statistics import Summary, breaks_dice_law, case_means, summarise
 from covidseg.evaluation.structures import NAMES
+from covidseg.report.analysis import Cases, Failure, Stratum, cases_of, failures, strata, volumes
 from covidseg.report.collect import SETS, Run, TableResults
 from covidseg.report.protocol import protocol
+from covidseg.report.request import Request, every_pair
 
 PAPER_SET = "test"  # its tables are about its test set, not about the cases of the other site
 PAPER_ROUNDING = 0.0005  # it prints three digits
@@ -18,10 +22,11 @@ PAPER_ROUNDING = 0.0005  # it prints three digits
 class Line:
     """What one method scored on one structure of one set of cases.
 
-    `metrics`, by the metric's column, are over cases, each case averaged over the `runs` that scored it; `seeds_sd` is
-    the sd of the seeds' own mean Dice. `n` counts cases, the three counts below count (run, case) pairs out of
-    `scored`. `law` and `paper_law` say that the printed Dice, sensitivity and precision break the law of means over the
-    same cases; `law_same_cases` that ours do so even over the cases where all three are defined, which only wrong
+    `metrics`, by the metric's column, are over cases, each case averaged over the `runs` that scored it; `seed_sds` is
+    the sd of the seeds' own means. `n` counts cases; `failed`, by metric, and the three counts below count (run, case)
+    pairs out of `scored`: failed is a case with a reference that the metric has no value for. `hours`: of training, a
+    run's mean. `law` and `paper_law` say that the printed Dice, sensitivity and precision break the law of means over
+    the same cases; `law_same_cases` that ours do so even over the cases where all three are defined, which only wrong
     scores can do.
     """
 
@@ -38,9 +43,11 @@ class Line:
     missed: int
     false_alarms: int
     metrics: Mapping[str, Summary]
-    seeds_sd: float | None
+    failed: Mapping[str, int]
+    seed_sds: Mapping[str, float]
     parameters: int | None
     multiply_adds: int | None
+    hours: float | None
     paper: tuple[float, float, float] | None
     law: bool
     law_same_cases: bool
@@ -49,33 +56,74 @@ class Line:
 
 @dataclass(frozen=True)
 class Block:
-    """Everything about one structure on one set: its lines in table order, and the comparisons by metric."""
+    """Everything about one structure on one set: its lines in table order, and what was made of its cases.
+
+    `comparisons`: what the report was asked to compare, corrected together; `all_pairs`: each two methods in Dice,
+    corrected together.
+    """
 
     set: str
     structure: str
     lines: tuple[Line, ...]
-    comparisons: Mapping[str, tuple[Comparison, ...]]
+    comparisons: tuple[Comparison, ...] = ()
+    all_pairs: tuple[Comparison, ...] = ()
+    ranking: Ranking | None = None
+    strata: tuple[Stratum, ...] = ()
+    volumes: tuple[Volumes, ...] = ()
+    failures: tuple[Failure, ...] = ()
     protocol: str = ""  # what the numbers were measured on
 
 
-def blocks(results: TableResults) -> list[Block]:
-    """One `Block` for each set and structure that was scored; methods without a finished run keep their line."""
+def blocks(results: TableResults, request: Request | None = None) -> list[Block]:
+    """One `Block` for each set and structure that was scored; methods without a finished run keep their line.
+
+    Raises `BadInput` where the request names a row that the table does not have.
+    """
+    request = request or Request()
     methods = list(_methods(results))
+    pairs = request.comparisons([method for method, _, _ in methods], results.baseline)
     scored = {(case["set"], case["structure"]) for run in results.finished for case in run.cases}
     if not scored:
         scored = {("test", structure) for structure in NAMES}
     found = []
     for set_name in [name for name in SETS if any(name == key[0] for key in scored)]:
         for structure in [name for name in NAMES if (set_name, name) in scored]:
-            lines = tuple(
-                _line(results, method, title, runs, set_name, structure)
-                for method, title, runs in methods
-                if any(structure in run.structures for run in runs)
-            )
-            compared = _comparisons(results, methods, set_name, structure)
-            measured_on = protocol(results.finished, set_name, structure)
-            found.append(Block(set_name, structure, lines, compared, measured_on))
+            shown = [(method, title, runs) for method, title, runs in methods if _segments(runs, structure)]
+            lines = tuple(_line(results, *one, set_name, structure) for one in shown)
+            found.append(_block(results, request, pairs, lines, set_name, structure, dict(_finished(methods))))
     return found
+
+
+def _block(
+    results: TableResults,
+    request: Request,
+    pairs: Sequence[tuple[str, str]],
+    lines: tuple[Line, ...],
+    set_name: str,
+    structure: str,
+    finished: Mapping[str, list[Run]],
+) -> Block:
+    methods = [line.method for line in lines]
+    runs = {method: [run for run in finished[method] if structure in run.structures] for method in methods}
+    cases = {method: cases_of(own, set_name, structure) for method, own in runs.items()}
+    patient_of = {case["case"]: case["patient"] for own in cases.values() for case in own}
+    columns = dict.fromkeys((*request.metrics, "dice"))
+    scored = {column: _scores_by_row(runs, set_name, structure, column) for column in columns}
+    asked = {column: scored[column] for column in request.metrics}
+    direction = {metric.column: metric.higher_is_better for metric in METRICS}
+    dice = scored["dice"]
+    return Block(
+        set_name,
+        structure,
+        lines,
+        comparisons=tuple(compare_all(asked, pairs, patient_of, direction)),
+        all_pairs=tuple(compare_all({"dice": dice}, every_pair(list(dice)), patient_of)),
+        ranking=rank_rows(dice, patient_of),
+        strata=tuple(strata(cases)),
+        volumes=tuple(volumes(cases)),
+        failures=tuple(failures(cases)),
+        protocol=protocol(results.finished, set_name, structure),
+    )
 
 
 def paper_lawbreakers(results: TableResults) -> list[tuple[str, str]]:
@@ -88,14 +136,36 @@ def paper_lawbreakers(results: TableResults) -> list[tuple[str, str]]:
     ]
 
 
-def scores(runs: list[Run], set_name: str, structure: str, metric: str) -> dict[str, float]:
+def scores(runs: Sequence[Run], set_name: str, structure: str, metric: str) -> dict[str, float]:
     """Case -> its mean score over `runs`, cases without a defined score left out."""
-    return case_means((case["case"], case[metric]) for case in _cases(runs, set_name, structure))
+    return case_means((case["case"], case[metric]) for case in cases_of(runs, set_name, structure))
+
+
+def row_scores(runs: Sequence[Run], set_name: str, structure: str, metric: str) -> RowScores | None:
+    """The scores of one row by seed, folds together; None where it has none."""
+    seeds = dict.fromkeys(run.seed for run in runs)
+    by_seed = {seed: scores([run for run in runs if run.seed == seed], set_name, structure, metric) for seed in seeds}
+    by_seed = {seed: own for seed, own in by_seed.items() if own}
+    return RowScores(by_seed, learned=any(run.learned for run in runs)) if by_seed else None
 
 
 def method_runs(results: TableResults) -> dict[str, list[Run]]:
     """Method -> its finished runs, those for both structures together."""
-    return {method: [run for run in runs if run.state == "finished"] for method, _, runs in _methods(results)}
+    return dict(_finished(list(_methods(results))))
+
+
+def _finished(methods: Sequence[tuple[str, str, list[Run]]]) -> Iterator[tuple[str, list[Run]]]:
+    for method, _, runs in methods:
+        yield method, [run for run in runs if run.state == "finished"]
+
+
+def _segments(runs: Sequence[Run], structure: str) -> bool:
+    return any(structure in run.structures for run in runs)
+
+
+def _scores_by_row(runs: Mapping[str, list[Run]], set_name: str, structure: str, column: str) -> dict[str, RowScores]:
+    found = ((method, row_scores(own, set_name, structure, column)) for method, own in runs.items())
+    return {method: own for method, own in found if own}
 
 
 def _methods(results: TableResults) -> Iterator[tuple[str, str, list[Run]]]:
@@ -112,16 +182,13 @@ def _methods(results: TableResults) -> Iterator[tuple[str, str, list[Run]]]:
 def _line(results: TableResults, method: str, title: str, runs: list[Run], set_name: str, structure: str) -> Line:
     wanted = [run for run in runs if structure in run.structures]
     finished = [run for run in wanted if run.state == "finished"]
-    cases = list(_cases(finished, set_name, structure))
+    cases = cases_of(finished, set_name, structure)
     patients = {case["case"]: case["patient"] for case in cases}
     metrics = {}
     for metric in METRICS:
         means = scores(finished, set_name, structure, metric.column)
         if means:
             metrics[metric.column] = summarise(list(means.values()), [patients[case] for case in means])
-    seeds = sorted({run.seed for run in finished})
-    by_seed = [scores([run for run in finished if run.seed == seed], set_name, structure, "dice") for seed in seeds]
-    seed_means = [sum(means.values()) / len(means) for means in by_seed if means]
     empty = [case for case in cases if not case["tp"] + case["fn"]]
     sizes = finished[0].metrics if finished else {}
     paper = results.paper.get(method, {}).get(structure) if set_name == PAPER_SET else None
@@ -136,16 +203,18 @@ def _line(results: TableResults, method: str, title: str, runs: list[Run], set_n
         structure=structure,
         runs=len(finished),
         expected_runs=len(wanted),
-        seeds=tuple(seeds),
+        seeds=tuple(sorted({run.seed for run in finished})),
         n=len(patients),
         scored=len(cases),
         empty_references=len(empty),
         missed=sum(1 for case in cases if case["tp"] + case["fn"] and not case["tp"]),
         false_alarms=sum(1 for case in empty if case["fp"]),
         metrics=metrics,
-        seeds_sd=summarise(seed_means, range(len(seed_means))).sd if seed_means else None,
+        failed={metric.column: _failed(cases, metric) for metric in METRICS if metric.column in metrics},
+        seed_sds=_seed_sds(finished, set_name, structure),
         parameters=sizes.get("parameters"),
         multiply_adds=sizes.get("multiply_adds"),
+        hours=_hours(finished),
         paper=paper,
         law=breaks_dice_law(three),
         law_same_cases=breaks_dice_law(shared),
@@ -153,27 +222,25 @@ def _line(results: TableResults, method: str, title: str, runs: list[Run], set_n
     )
 
 
-def _comparisons(
-    results: TableResults, methods: list[tuple[str, str, list[Run]]], set_name: str, structure: str
-) -> dict[str, tuple[Comparison, ...]]:
-    runs = {
-        method: [run for run in own if run.state == "finished" and structure in run.structures]
-        for method, _, own in methods
-    }
-    patient_of = {case["case"]: case["patient"] for own in runs.values() for case in _cases(own, set_name, structure)}
-    compared = {}
-    for metric in METRICS:  # Holm's families are one metric each
-        means = {method: scores(own, set_name, structure, metric.column) for method, own in runs.items()}
-        means = {method: found for method, found in means.items() if found}
-        if results.baseline in means:
-            comparisons = compare_all(means, results.baseline, patient_of, metric.higher_is_better)
-            if comparisons:
-                compared[metric.column] = tuple(comparisons)
-    return compared
+def _failed(cases: Cases, metric: Metric) -> int:
+    """(run, case) pairs with a reference and without a value; runs of before there was the metric do not count."""
+    present = [case for case in cases if case["tp"] + case["fn"]]
+    return sum(case[metric.column] is None and f"{metric.name}: " in case["undefined"] for case in present)
 
 
-def _cases(runs: list[Run], set_name: str, structure: str) -> Iterator[Mapping[str, Any]]:
-    for run in runs:
-        for case in run.cases:
-            if case["set"] == set_name and case["structure"] == structure:
-                yield case
+def _seed_sds(runs: Sequence[Run], set_name: str, structure: str) -> dict[str, float]:
+    """Metric -> sd of the seeds' own means, where there are several seeds."""
+    found = {}
+    for metric in METRICS:
+        row = row_scores(runs, set_name, structure, metric.column)
+        if row and len(row.by_seed) > 1:
+            means = [sum(own.values()) / len(own) for own in row.by_seed.values()]
+            found[metric.column] = summarise(means, range(len(means))).sd or 0.0
+    return found
+
+
+def _hours(runs: Sequence[Run]) -> float | None:
+    """Mean hours of training of the runs that say so."""
+    trained = [run.metrics.get("train") for run in runs]
+    seconds = [train["seconds"] for train in trained if isinstance(train, Mapping) and "seconds" in train]
+    return sum(seconds) / len(seconds) / 3600 if seconds else None

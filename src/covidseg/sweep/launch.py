@@ -1,6 +1,5 @@
 """A sweep from its rows to its table."""
 
-import csv
 import io
 import subprocess
 import sys
@@ -33,6 +32,9 @@ from covidseg.sweep.rows import CLASH, Row, State, key_of
 from covidseg.sweep.schedule import best_order
 from covidseg.sweep.view import View
 from covidseg.system.errors import BadInput, CovidSegError
+from covidseg.system.files import read_csv
+
+_TEXTS = ("method", "title", "set", "structure", "state", "seeds")  # of table.csv; its other columns are numbers
 
 
 def plan(jobs: Sequence[tuple[list[str], DictConfig]]) -> list[Row]:
@@ -152,15 +154,14 @@ def _table(cfg: DictConfig, group: str, view: View) -> None:
         view.note(f"the table could not be written (exit status {done.returncode}): python src/report.py table={group}")
         return
     results = Path(cfg.paths.results) / group / "results"
-    with open(results / "table.csv", newline="", encoding="utf-8") as stream:
-        lines = list(csv.DictReader(stream))
+    lines = read_csv(results / "table.csv", _TEXTS)
     summary = Path(cfg.hydra.sweep.dir) / group
     _track(as_dict(cfg.logger), group, lines, results, summary)
     if list(Path(cfg.paths.runs).glob(f"{group}/*/*/*/wandb/offline-run-*")):
         view.note(f"wandb sync {cfg.paths.runs}/{group}/*/*/*/wandb {summary}/wandb")
 
 
-def _track(options: Mapping[str, Any], group: str, lines: list[dict[str, str]], results: Path, folder: Path) -> None:
+def _track(options: Mapping[str, Any], group: str, lines: list[dict[str, Any]], results: Path, folder: Path) -> None:
     from covidseg.tracking import log_sweep_summary  # imports torch, which nothing before this needed
 
     with redirect_stdout(io.StringIO()):  # its own sync line: the caller prints one for all runs

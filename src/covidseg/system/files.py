@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,15 @@ def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: Sequ
     write_text(path, buffer.getvalue())
 
 
+def read_csv(path: Path | str, texts: Collection[str]) -> list[dict[str, str | float | bool | None]]:
+    """Lines of a CSV file, all but the columns `texts` as numbers or truth values, None where a cell is empty."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        return [
+            {name: text if name in texts else _number_or_truth(text) for name, text in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+
+
 def sha256(path: Path | str) -> str:
     """Hex digest of a file's content."""
     with open(path, "rb") as stream:
@@ -155,6 +164,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _number_or_truth(text: str) -> float | bool | None:
+    if text in ("True", "False"):
+        return text == "True"
+    return float(text) if text else None
 
 
 def _inert(value: Any) -> Any:

@@ -1,0 +1,196 @@
+"""What the cases of one structure say about its methods, as tables: differences, ranks, volumes, failures."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from covidseg.evaluation.comparison import OF_NETWORKS, Comparison
+from covidseg.evaluation.metrics import METRICS
+from covidseg.evaluation.statistics import CONFIDENCE
+from covidseg.report.cells import ABSENT, interval, number, spread
+from covidseg.report.collect import TableResults
+from covidseg.report.section import Section
+from covidseg.report.table import Block
+
+_METRICS = {metric.column: metric for metric in METRICS}
+ONE_SEED = (
+    "One seed each: this compares two trained networks, not two methods. Other seeds of equal methods would differ, "
+    "too, and no test here knows by how much (experiments/statistics); seed=0,1,2 trains what a test of methods needs."
+)
+
+
+def comparisons(results: TableResults, block: Block) -> list[Section]:
+    """What was compared, with one correction; then how every two methods differ."""
+    del results
+    if not block.comparisons:
+        return []
+    titles = _titles(block)
+    single = len({one.baseline for one in block.comparisons}) == 1
+    header = ["method", *([] if single else ["against"]), "metric", "difference", "95 % interval", "p (Holm)", "p"]
+    header += ["n", "patients", "seeds", "detectable", "effect d", "better in"]
+    rows = []
+    for one in block.comparisons:
+        metric = _METRICS[one.metric]
+        rows.append(
+            [
+                titles[one.row],
+                *([] if single else [titles[one.baseline]]),
+                metric.heading,
+                f"{one.difference:+.{metric.digits}f}",
+                interval(one.low, one.high, metric.digits, signed=True),
+                one.p_holm_text,
+                one.p_text,
+                str(one.n),
+                str(one.patients),
+                " and ".join(map(str, one.seeds)),
+                number(one.detectable, metric.digits),
+                ABSENT if one.effect is None else f"{one.effect:+.2f}",
+                f"{one.superiority:.0%}",
+            ]
+        )
+    against = f" from {titles[block.comparisons[0].baseline]}" if single else ""
+    title = f"Differences{against}: {block.structure}, {block.set} set"
+    found = [Section(title, header, rows, comparison_notes(block.comparisons))]
+    return [*found, *_matrix(block, titles)]
+
+
+def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
+    """What was tested, what could have been found, and what no result here could show."""
+    family = compared[0].family
+    notes = []
+    networks = [one for one in compared if one.of == OF_NETWORKS]
+    if networks:
+        notes.append(ONE_SEED if len(networks) == len(compared) else f"Where a row has one seed: {ONE_SEED}")
+    if hopeless := _hopeless(compared):
+        notes.append(hopeless)
+    notes.append(
+        "Paired over the cases that every run of both has a score for. p, two-sided: with several seeds of each row, t "
+        "test with seeds and patients as random factors; with one, each patient's sign flipped, or not. Holm's "
+        f"correction over the {family} comparisons shown. Detectable: the true difference that this design and spread "
+        f"reveal with 80 % power at the level left ({(1 - CONFIDENCE) / max(family, 1):.2g}); a smaller one is not "
+        "excluded by a large p."
+    )
+    return notes
+
+
+def ranking(results: TableResults, block: Block) -> list[Section]:
+    """How sure the order of the methods is."""
+    del results
+    if block.ranking is None:
+        return []
+    titles, found = _titles(block), block.ranking
+    rows = [
+        [titles[row], " to ".join(map(str, dict.fromkeys(found.interval(row)))), f"{found.first(row):.0%}"]
+        for row in found.ranks
+    ]
+    notes = [
+        f"Patients and seeds drawn 1,000 times, {found.n} cases of {found.patients} patients. Kendall's tau between "
+        f"a resample's order and this one: {found.tau:.2f} on average, above {found.tau_low:.2f} in 95 % of them "
+        "(1: the same order, 0: none of it left)."
+    ]
+    header = ["method, best first", "rank in 95 % of resamples", "comes first in"]
+    return [Section(f"Order by mean Dice: {block.structure}, {block.set} set", header, rows, notes)]
+
+
+def agreement(results: TableResults, block: Block) -> list[Section]:
+    """Predicted against reference volumes."""
+    del results
+    if not block.volumes:
+        return []
+    titles = _titles(block)
+    rows = []
+    for one in block.volumes:
+        found = one.agreement
+        limits = interval(found.low, found.high, 0, signed=True)
+        cells = [f"{found.bias:+.0f}", limits, f"{found.error:.0f}", number(found.icc, 2), str(found.n)]
+        rows.append([titles[one.method], one.site, *cells])
+    header = ["method", "site", "bias, ml", "limits of agreement, ml", "absolute error, ml", "ICC(A,1)", "n"]
+    notes = [
+        "Prediction minus reference, each case averaged over its runs. Limits: bias ± 1.96 sd (Bland and Altman 1986). "
+        "ICC(A,1): absolute agreement of single values (McGraw and Wong 1996)."
+    ]
+    return [Section(f"Volumes: {block.structure}, {block.set} set", header, rows, notes)]
+
+
+def strata(results: TableResults, block: Block) -> list[Section]:
+    """Dice of small and large lesions, and of each site."""
+    del results
+    if not block.strata:
+        return []
+    titles = _titles(block)
+    groups = dict.fromkeys(one.name for one in block.strata)
+    cells: dict[str, dict[str, str]] = {}
+    for one in block.strata:
+        cells.setdefault(one.method, {})[one.name] = f"{spread(one.summary)} [{one.summary.n if one.summary else 0}]"
+    rows = [[titles[method], *(own[name] for name in groups)] for method, own in cells.items()]
+    notes = [
+        "Mean Dice ± sd [cases]. Thirds of the cases by the reference's volume; cases without a reference in none."
+    ]
+    return [Section(f"By size and site: {block.structure}, {block.set} set", ["method", *groups], rows, notes)]
+
+
+def worst(results: TableResults, block: Block) -> list[Section]:
+    """Each method's worst cases."""
+    del results
+    if not block.failures:
+        return []
+    titles = _titles(block)
+    rows = [
+        [
+            titles[one.method],
+            one.case,
+            number(one.dice),
+            one.reason,
+            f"{one.reference_ml:.0f}",
+            f"{one.prediction_ml:.0f}",
+        ]
+        for one in block.failures
+    ]
+    header = ["method", "case", "Dice", "what is wrong", "reference, ml", "prediction, ml"]
+    notes = ["Too little found: sensitivity below 0.5. Too much marked: precision below 0.5."]
+    return [Section(f"Worst cases: {block.structure}, {block.set} set", header, rows, notes)]
+
+
+PARTS: Mapping[str, Callable[[TableResults, Block], list[Section]]] = {
+    "comparisons": comparisons,
+    "ranking": ranking,
+    "agreement": agreement,
+    "strata": strata,
+    "worst": worst,
+}
+
+
+def _matrix(block: Block, titles: Mapping[str, str]) -> list[Section]:
+    """Every two methods: the row's mean Dice minus the column's."""
+    methods = list(dict.fromkeys(name for one in block.all_pairs for name in (one.baseline, one.row)))
+    if len(methods) < 3:
+        return []
+    cells = {}
+    for one in block.all_pairs:
+        star = "*" if one.p_holm is not None and one.p_holm <= 1 - CONFIDENCE else ""
+        cells[one.row, one.baseline] = f"{one.difference:+.3f}{star}"
+        cells[one.baseline, one.row] = f"{-one.difference:+.3f}{star}"
+    rows = [[titles[own], *(cells.get((own, other), "") for other in methods)] for own in methods]
+    family = block.all_pairs[0].family
+    notes = [f"Row minus column, mean Dice. * p ≤ 0.05 after Holm's correction over these {family} pairs."]
+    if hopeless := _hopeless(block.all_pairs):
+        notes.append(hopeless)
+    header = ["", *(titles[name] for name in methods)]
+    return [Section(f"Every two methods: {block.structure}, {block.set} set", header, rows, notes)]
+
+
+def _hopeless(compared: Sequence[Comparison]) -> str:
+    """Said where no result of these tests could have been significant."""
+    if any(one.can_be_significant for one in compared):
+        return ""
+    patients, family = max(one.patients for one in compared), compared[0].family
+    if all(one.p is None for one in compared):
+        few = f"{patients} patient{'s' if patients != 1 else ''}"
+        return f"No test with {few}: five are needed where rows have several seeds."
+    smallest = min(one.smallest_p for one in compared if one.p is not None)
+    return (
+        f"No test can be significant with {patients} patients and {family} comparison{'s' if family != 1 else ''}: the "
+        f"smallest possible p is {smallest:.2g}, {min(smallest * family, 1):.2g} when corrected."
+    )
+
+
+def _titles(block: Block) -> dict[str, str]:
+    return {line.method: line.title for line in block.lines}
