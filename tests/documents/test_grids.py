@@ -35,7 +35,7 @@ def expected(call):
     if call.option("sweep") == "demo":
         return 2
     rows = len(list((EXPERIMENTS / ROWS[call.option("sweep")][0]).glob("*.yaml")))
-    seeds = len(call.option("seed", "0").split(","))
+    seeds = len(call.option("seed", "0,1,2").split(","))
     folds = len(fold.split(",")) if (fold := call.option("fold")) else FOLDS.get(call.option("data"), 1)
     return rows * 2 * seeds * folds
 
@@ -47,9 +47,9 @@ def test_the_full_grid_of_a_documented_sweep(planned, options):
 
 
 def test_the_grid_of_the_networks_on_the_public_data(planned):
-    """In a number, so that a lost row is seen: six networks, two tasks, the five published folds."""
+    """In a number, so that a lost row is seen: six networks, two tasks, three seeds, the five published folds."""
     names = planned("sweep=comparison", "data=covid19_ct_seg", "data.root=COVID-19-CT-Seg")
-    assert len(names) == 6 * 2 * 5
+    assert len(names) == 6 * 2 * 3 * 5
     assert names[:2] == ["table1/covidsegnet/lesion/seed0-fold0", "table1/covidsegnet/lesion/seed0-fold1"]
 
 

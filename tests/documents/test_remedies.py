@@ -151,7 +151,7 @@ def test_several_values_without_m(command, planned):
 
 def test_sweeps(follow, planned):
     follow("train", "sweep=ablaton", "task=lung", says="did you mean ablation?")
-    assert len(planned) == len(set(planned)) == 10
+    assert len(planned) == len(set(planned)) == 10 * 3
     planned.clear()
     options = ["-m", *FOLDER, "row=mine", "optimizer.lr=1e-3,1e-4"]
     follow("train", *options, says="'row=mine-${optimizer.lr}'")

@@ -22,7 +22,7 @@ def test_icc_at_its_ends():
 
 def test_bland_and_altman_by_hand():
     reference = np.array([100.0, 200.0, 300.0, 400.0])
-    found = volume_agreement(reference + [10, -10, 30, 10], reference)
+    found = volume_agreement([110.0, 190.0, 330.0, 410.0], reference)
     assert (found.n, found.bias, found.error) == (4, 10.0, 15.0)
     reach = 1.96 * stats.tstd([10, -10, 30, 10])
     assert (found.low, found.high) == pytest.approx((10 - reach, 10 + reach))

@@ -5,9 +5,11 @@ import pytest
 from scipy import stats
 
 from covidseg.benchmark.statistics import coverage, rejected
+from covidseg.config.paths import ROOT
 from covidseg.evaluation import comparison as ours
 from covidseg.evaluation.comparison import OF_METHODS, OF_NETWORKS, RowScores, compare, compare_all, difference_error
 from covidseg.evaluation.statistics import COVERAGE, permutation_p
+from covidseg.system.files import read_json
 
 
 def row(*seeds, learned=True):
@@ -37,7 +39,9 @@ def test_one_seed_is_a_paired_t_test_by_scipy():
 
 
 def test_where_seeds_are_all_that_varies_it_is_welchs_t_test_of_their_means_with_fewer_df():
-    first, second = (np.repeat(draw(seed, seeds=4, seed_sd=0.1).mean(axis=1, keepdims=True), 9, axis=1) for seed in (0, 1))
+    first, second = (
+        np.repeat(draw(seed, seeds=4, seed_sd=0.1).mean(axis=1, keepdims=True), 9, axis=1) for seed in (0, 1)
+    )
     error = difference_error(first, second)
     theirs = stats.ttest_ind(first[:, 0], second[:, 0], equal_var=False)
     assert (first.mean() - second.mean()) / error.standard_error == pytest.approx(theirs.statistic)
@@ -101,7 +105,9 @@ def test_only_cases_that_every_run_scored_are_compared():
     patient_of = own_patients(8)
     first, second = draw(0, 8, 2), draw(1, 8, 2)
     mine = row(*first)
-    holes = RowScores({seed: {k: v for k, v in own.items() if k != f"c{seed}"} for seed, own in row(*second).by_seed.items()})
+    holes = RowScores(
+        {seed: {k: v for k, v in own.items() if k != f"c{seed}"} for seed, own in row(*second).by_seed.items()}
+    )
     found = compare("a", "b", mine, holes, patient_of)
     assert found.n == 6
     assert found.difference == pytest.approx(first[:, 2:].mean() - second[:, 2:].mean())
@@ -137,7 +143,9 @@ def test_direction_of_a_metric_decides_who_is_better():
 
 def test_correction_is_over_all_that_is_shown_and_detectable_belongs_to_it():
     patient_of = own_patients(20)
-    rows = {name: row(*draw(seed, 20, gain=gain)) for seed, (name, gain) in enumerate((("a", 0), ("b", 0.1), ("c", 0.02)))}
+    rows = {
+        name: row(*draw(seed, 20, gain=gain)) for seed, (name, gain) in enumerate((("a", 0), ("b", 0.1), ("c", 0.02)))
+    }
     alone = compare_all({"dice": rows}, [("b", "a")], patient_of)
     family = compare_all({"dice": rows, "nsd": rows}, [("b", "a"), ("c", "a"), ("c", "b")], patient_of)
     assert [one.family for one in family] == [6] * 6
@@ -198,6 +206,14 @@ def test_type_one_error_is_at_most_six_percent(patients, seed_sd, seeds):
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_type_one_error_where_only_one_row_varies(seeds):
     assert rejected(6000, 20, (0.0, 0.02), seeds, 0.0) <= 0.06
+
+
+def test_what_the_report_says_of_few_patients_is_what_was_simulated():
+    committed = read_json(ROOT / "experiments" / "statistics" / "statistics.json")
+    assert {n: round(committed["coverage"][str(n)], 2) for n in COVERAGE} == COVERAGE
+    several = [line["type_one"] for line in committed["comparisons"] if line["seeds"] > 1]
+    single = [line["type_one"] for line in committed["comparisons"] if line["seeds"] == 1]
+    assert committed["trials"] >= 10_000 and max(several) <= 0.06 and round(max(single), 2) == 0.58  # docs/reference.md
 
 
 @pytest.mark.slow

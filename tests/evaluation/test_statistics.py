@@ -155,7 +155,9 @@ def test_a_p_at_its_limit_is_never_written_smaller(p):
 
 @pytest.mark.parametrize("patients", [1, 4, 8, 13, 40])
 def test_smallest_p_is_that_of_differences_of_one_sign(patients):
-    assert ours.permutation_p([0.1] * patients, own_patient(range(patients))) == pytest.approx(ours.smallest_p(patients))
+    assert ours.permutation_p([0.1] * patients, own_patient(range(patients))) == pytest.approx(
+        ours.smallest_p(patients)
+    )
 
 
 def test_runs_are_averaged_before_cases_are_counted():

@@ -32,6 +32,7 @@ SMALL_CONTESTS = [
     "scoring.shape_zyx=[34,48,48]", "scoring.rounds=1", "prepare_suite.shape_zyx=[34,96,96]", "prepare_suite.rounds=1",
     "startup.rounds=1",
 ]  # fmt: skip
+SMALL_SUITES = {"networks": [], "statistics": ["statistics.trials=2"]}  # beside the contests
 ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
 # Two folds: of five that are named, or of data that a sweep finds to have no test set.
 SOME_FOLDS = ["fold=0,1"]
@@ -91,7 +92,7 @@ class Call:
         if self.program == "prepare":
             return ["data.workers=0"]
         if self.program == "benchmark":
-            return [] if self.suite == "networks" else SMALL_CONTESTS
+            return SMALL_SUITES.get(self.suite, SMALL_CONTESTS)
         if self.program not in ("train", "baseline"):
             return []
         small = [*SMALL, *(FEW_PHANTOMS if self.option("data", "phantom") == "phantom" else [])]

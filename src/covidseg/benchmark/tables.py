@@ -19,8 +19,8 @@ from covidseg.system.files import read_json, write_text
 
 DOCUMENTS = ("README.md", "docs/reference.md", "docs/how-to/reproduce-public.md", "experiments/lung-box/README.md")
 TFLOPS = 202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D U-Net in training on an H100
-_SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, one seed
-_RUNS_OF_A_ROW, _DEVICES = 2 * 5, 6
+_SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, three seeds
+_RUNS_OF_A_ROW, _DEVICES = 2 * 5 * 3, 6
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 

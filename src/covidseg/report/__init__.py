@@ -82,6 +82,7 @@ def _print(shown: Sequence[Section], console: Console) -> None:
             caption=escape(" ".join(section.notes)),
             caption_justify="left",
             box=SIMPLE_HEAD,
+            pad_edge=False,
         )
         for position, name in enumerate(section.header):
             table.add_column(name, justify="right" if position else "left", overflow="fold")

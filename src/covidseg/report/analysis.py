@@ -96,11 +96,11 @@ def _reason(lines: Cases) -> str:
 
 def _reason_of_run(case: Mapping[str, Any]) -> str:
     if not case["tp"] + case["fn"]:
-        return "false alarm: the reference is empty"
+        return "false alarm"
     if not case["tp"] + case["fp"]:
-        return "missed: nothing was predicted"
+        return "missed"
     if not case["tp"]:
-        return "missed: the prediction lies elsewhere"
+        return "missed, marked elsewhere"
     low = [name for name in ("sensitivity", "precision") if (case[name] or 0) < _LOW]
     words = {"sensitivity": "too little found", "precision": "too much marked"}
     return " and ".join(words[name] for name in low) or "borders differ"

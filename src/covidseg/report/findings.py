@@ -4,52 +4,54 @@ from collections.abc import Callable, Mapping, Sequence
 
 from covidseg.evaluation.comparison import OF_NETWORKS, Comparison
 from covidseg.evaluation.metrics import METRICS
-from covidseg.evaluation.statistics import CONFIDENCE
+from covidseg.evaluation.statistics import CONFIDENCE, Summary
 from covidseg.report.cells import ABSENT, interval, number, spread
-from covidseg.report.collect import TableResults
 from covidseg.report.section import Section
 from covidseg.report.table import Block
 
 _METRICS = {metric.column: metric for metric in METRICS}
+_WIDE = {"p", "patients", "seeds", "effect d", "better in"}  # columns that a terminal has no room for
+Titles = Mapping[str, str]  # method -> how it is called in a table
 ONE_SEED = (
     "One seed each: this compares two trained networks, not two methods. Other seeds of equal methods would differ, "
     "too, and no test here knows by how much (experiments/statistics); seed=0,1,2 trains what a test of methods needs."
 )
 
 
-def comparisons(results: TableResults, block: Block) -> list[Section]:
+def comparisons(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
     """What was compared, with one correction; then how every two methods differ."""
-    del results
     if not block.comparisons:
         return []
-    titles = _titles(block)
-    single = len({one.baseline for one in block.comparisons}) == 1
-    header = ["method", *([] if single else ["against"]), "metric", "difference", "95 % interval", "p (Holm)", "p"]
-    header += ["n", "patients", "seeds", "detectable", "effect d", "better in"]
-    rows = []
-    for one in block.comparisons:
-        metric = _METRICS[one.metric]
-        rows.append(
-            [
-                titles[one.row],
-                *([] if single else [titles[one.baseline]]),
-                metric.heading,
-                f"{one.difference:+.{metric.digits}f}",
-                interval(one.low, one.high, metric.digits, signed=True),
-                one.p_holm_text,
-                one.p_text,
-                str(one.n),
-                str(one.patients),
-                " and ".join(map(str, one.seeds)),
-                number(one.detectable, metric.digits),
-                ABSENT if one.effect is None else f"{one.effect:+.2f}",
-                f"{one.superiority:.0%}",
-            ]
-        )
-    against = f" from {titles[block.comparisons[0].baseline]}" if single else ""
+    baselines = dict.fromkeys(one.baseline for one in block.comparisons)
+    left_out = {"against"} if len(baselines) == 1 else set()
+    if narrow:
+        left_out |= _WIDE | ({"metric"} if len({one.metric for one in block.comparisons}) == 1 else set())
+    cells = [_comparison(one, titles, narrow) for one in block.comparisons]
+    header = [name for name in cells[0] if name not in left_out]
+    rows = [[own[name] for name in header] for own in cells]
+    against = f" from {titles[block.comparisons[0].baseline]}" if len(baselines) == 1 else ""
     title = f"Differences{against}: {block.structure}, {block.set} set"
     found = [Section(title, header, rows, comparison_notes(block.comparisons))]
-    return [*found, *_matrix(block, titles)]
+    return found if narrow else [*found, *_matrix(block, titles)]
+
+
+def _comparison(one: Comparison, titles: Titles, narrow: bool) -> dict[str, str]:
+    metric = _METRICS[one.metric]
+    return {
+        "method": titles[one.row],
+        "against": titles[one.baseline],
+        "metric": metric.narrow if narrow else metric.heading,
+        "difference": f"{one.difference:+.{metric.digits}f}",
+        "95 % interval": interval(one.low, one.high, metric.digits, signed=True),
+        "p (Holm)": one.p_holm_text,
+        "p": one.p_text,
+        "n": str(one.n),
+        "patients": str(one.patients),
+        "seeds": " and ".join(map(str, one.seeds)),
+        "detectable": number(one.detectable, metric.digits),
+        "effect d": ABSENT if one.effect is None else f"{one.effect:+.2f}",
+        "better in": f"{one.superiority:.0%}",
+    }
 
 
 def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
@@ -71,12 +73,11 @@ def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
     return notes
 
 
-def ranking(results: TableResults, block: Block) -> list[Section]:
+def ranking(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
     """How sure the order of the methods is."""
-    del results
     if block.ranking is None:
         return []
-    titles, found = _titles(block), block.ranking
+    found = block.ranking
     rows = [
         [titles[row], " to ".join(map(str, dict.fromkeys(found.interval(row)))), f"{found.first(row):.0%}"]
         for row in found.ranks
@@ -90,49 +91,44 @@ def ranking(results: TableResults, block: Block) -> list[Section]:
     return [Section(f"Order by mean Dice: {block.structure}, {block.set} set", header, rows, notes)]
 
 
-def agreement(results: TableResults, block: Block) -> list[Section]:
+def agreement(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
     """Predicted against reference volumes."""
-    del results
     if not block.volumes:
         return []
-    titles = _titles(block)
     rows = []
     for one in block.volumes:
         found = one.agreement
         limits = interval(found.low, found.high, 0, signed=True)
         cells = [f"{found.bias:+.0f}", limits, f"{found.error:.0f}", number(found.icc, 2), str(found.n)]
         rows.append([titles[one.method], one.site, *cells])
-    header = ["method", "site", "bias, ml", "limits of agreement, ml", "absolute error, ml", "ICC(A,1)", "n"]
+    header = ["method", "site", "bias", "limits of agreement", "absolute error", "ICC(A,1)", "n"]
     notes = [
-        "Prediction minus reference, each case averaged over its runs. Limits: bias ± 1.96 sd (Bland and Altman 1986). "
-        "ICC(A,1): absolute agreement of single values (McGraw and Wong 1996)."
+        "In ml: prediction minus reference, each case averaged over its runs. Limits: bias ± 1.96 sd (Bland and Altman "
+        "1986). ICC(A,1): absolute agreement of single values (McGraw and Wong 1996)."
     ]
     return [Section(f"Volumes: {block.structure}, {block.set} set", header, rows, notes)]
 
 
-def strata(results: TableResults, block: Block) -> list[Section]:
+def strata(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
     """Dice of small and large lesions, and of each site."""
-    del results
     if not block.strata:
         return []
-    titles = _titles(block)
     groups = dict.fromkeys(one.name for one in block.strata)
     cells: dict[str, dict[str, str]] = {}
     for one in block.strata:
-        cells.setdefault(one.method, {})[one.name] = f"{spread(one.summary)} [{one.summary.n if one.summary else 0}]"
+        cells.setdefault(one.method, {})[one.name] = _stratum(one.summary, narrow)
     rows = [[titles[method], *(own[name] for name in groups)] for method, own in cells.items()]
     notes = [
-        "Mean Dice ± sd [cases]. Thirds of the cases by the reference's volume; cases without a reference in none."
+        f"Mean Dice{'' if narrow else ' ± sd'} [cases]. Thirds of the cases by the reference's volume; those without "
+        "a reference are in none."
     ]
     return [Section(f"By size and site: {block.structure}, {block.set} set", ["method", *groups], rows, notes)]
 
 
-def worst(results: TableResults, block: Block) -> list[Section]:
+def worst(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
     """Each method's worst cases."""
-    del results
     if not block.failures:
         return []
-    titles = _titles(block)
     rows = [
         [
             titles[one.method],
@@ -145,11 +141,20 @@ def worst(results: TableResults, block: Block) -> list[Section]:
         for one in block.failures
     ]
     header = ["method", "case", "Dice", "what is wrong", "reference, ml", "prediction, ml"]
-    notes = ["Too little found: sensitivity below 0.5. Too much marked: precision below 0.5."]
+    notes = [
+        "Missed: nothing of the reference was found. False alarm: there is no reference. Too little found: sensitivity "
+        "below 0.5. Too much marked: precision below 0.5."
+    ]
     return [Section(f"Worst cases: {block.structure}, {block.set} set", header, rows, notes)]
 
 
-PARTS: Mapping[str, Callable[[TableResults, Block], list[Section]]] = {
+def _stratum(summary: Summary | None, narrow: bool) -> str:
+    if summary is None:
+        return ABSENT
+    return f"{number(summary.mean) if narrow else spread(summary)} [{summary.n}]"
+
+
+PARTS: Mapping[str, Callable[[Block, Titles, bool], list[Section]]] = {
     "comparisons": comparisons,
     "ranking": ranking,
     "agreement": agreement,
@@ -158,7 +163,7 @@ PARTS: Mapping[str, Callable[[TableResults, Block], list[Section]]] = {
 }
 
 
-def _matrix(block: Block, titles: Mapping[str, str]) -> list[Section]:
+def _matrix(block: Block, titles: Titles) -> list[Section]:
     """Every two methods: the row's mean Dice minus the column's."""
     methods = list(dict.fromkeys(name for one in block.all_pairs for name in (one.baseline, one.row)))
     if len(methods) < 3:
@@ -190,7 +195,3 @@ def _hopeless(compared: Sequence[Comparison]) -> str:
         f"No test can be significant with {patients} patients and {family} comparison{'s' if family != 1 else ''}: the "
         f"smallest possible p is {smallest:.2g}, {min(smallest * family, 1):.2g} when corrected."
     )
-
-
-def _titles(block: Block) -> dict[str, str]:
-    return {line.method: line.title for line in block.lines}

@@ -49,7 +49,7 @@ def _table(results: TableResults, blocks: Sequence[Block]) -> str:
     return "\n".join(
         [
             r"\begin{table*}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{1.5pt}",
             f"\\caption{{{_caption(results, blocks, rows)}}}",
             f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",
@@ -69,13 +69,13 @@ def _head(marks: Sequence[str], structures: Sequence[str]) -> Iterator[str]:
     first = len(marks) or 1
     groups = [f"\\multicolumn{{{first}}}{{c}}{{{'blocks' if marks else ''}}}"]
     groups += [f"\\multicolumn{{3}}{{c}}{{{escaped(name)}}}" for name in structures]
-    yield " & ".join([*groups, "param.", "hours"]) + r" \\"
+    yield " & ".join([*groups, "", ""]) + r" \\"
     rules = [f"\\cmidrule(lr){{1-{first}}}"] if marks else []
     rules += [f"\\cmidrule(lr){{{first + 3 * at + 1}-{first + 3 * at + 3}}}" for at in range(len(structures))]
     yield "".join(rules)
     cells = list(marks) or ["method"]
     cells += [_HEADS.get(metric.title, metric.title) for metric in IN_PAPER] * len(structures)
-    yield " & ".join([*cells, "M", "a run"]) + r" \\"
+    yield " & ".join([*cells, "M", "h"]) + r" \\"
 
 
 def _lines(head: str, own: Sequence[Line | None], best: Sequence[Mapping[str, str]], first: int) -> Iterator[str]:
@@ -164,6 +164,7 @@ def _caption(results: TableResults, blocks: Sequence[Block], rows: Mapping[str, 
         )
     if any(line.paper for line in shown):
         parts.append("In brackets: the values of Yan et al. (2020), on other data.")
+    parts.append("M: million parameters; h: hours of training of a run.")
     text = escaped(" ".join(parts))
     remarks = dict.fromkeys(
         str(rows[line.method]["remark"]) for line in shown if rows.get(line.method, {}).get("remark")

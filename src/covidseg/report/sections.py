@@ -19,7 +19,8 @@ def sections(results: TableResults, blocks: Sequence[Block]) -> list[Section]:
     """All of the report: the paper's layout for each set, what stands behind it, comparisons, gaps, how it was made."""
     found = main_sections(results, blocks)
     for block in blocks:
-        found += [section for part in findings.PARTS.values() for section in part(results, block)]
+        titles = {line.method: line.title for line in block.lines}
+        found += [section for part in findings.PARTS.values() for section in part(block, titles, False)]
     found += [*(_every_metric(block) for block in blocks if block.lines), _counts(blocks)]
     if results.unfinished:
         found.append(_unfinished(results))
@@ -31,7 +32,10 @@ def brief(results: TableResults, blocks: Sequence[Block], request: Request) -> l
     if request.part == "table":
         found = [_narrow(results, block) for block in blocks]
     else:
-        found = [section for block in blocks for section in findings.PARTS[request.part](results, block)]
+        found = []
+        for block in blocks:
+            titles = {line.method: _short_title(results, line.title) for line in block.lines}
+            found += findings.PARTS[request.part](block, titles, True)
     return found + ([_unfinished(results)] if results.unfinished else [])
 
 
@@ -64,19 +68,23 @@ def _main(results: TableResults, blocks: Sequence[Block]) -> Section:
 
 def _narrow(results: TableResults, block: Block) -> Section:
     first, *others = IN_PAPER
-    rows = [
-        [
-            _short_title(results, line.title),
-            _own_cell(line, first.column) if line.runs else "missing",
-            *(_mean(line, metric.column) for metric in others),
-            f"{line.paper[0]:.3f}{PAPER_BREAKS if line.paper_law else ''}" if line.paper else ABSENT,
-            str(line.n),
-            share(line.missed, line.scored) if line.runs else ABSENT,
-            share(line.runs, line.expected_runs),
-        ]
-        for line in block.lines
-    ]
-    header = ["method", *(metric.narrow for metric in IN_PAPER), "paper", "n", "missed", "runs"]
+    rows = []
+    for line in block.lines:
+        summary = line.metrics.get(first.column)
+        dice = _mean(line, first.column) + (OURS_BREAKS if line.law else "")
+        rows.append(
+            [
+                _short_title(results, line.title),
+                dice if line.runs else "missing",
+                number(summary.sd if summary else None),
+                *(_mean(line, metric.column) for metric in others),
+                f"{line.paper[0]:.3f}{PAPER_BREAKS if line.paper_law else ''}" if line.paper else ABSENT,
+                _own_numbers(line),
+                f"{line.missed}/{line.scored}" if line.runs else ABSENT,
+                f"{line.runs}/{line.expected_runs}",
+            ]
+        )
+    header = ["method", first.narrow, "sd", *(metric.narrow for metric in others), "paper", "n", "missed", "runs"]
     notes = [*_protocol_notes([block]), *_law_notes(block.lines)]
     return Section(f"{results.title}: {block.structure}, {block.set} set", header, rows, notes)
 
@@ -87,13 +95,14 @@ def _short_title(results: TableResults, title: str) -> str:
     return title.removeprefix(f"{base} ") if title.startswith(f"{base} + ") else title
 
 
-def _own_cell(line: Line, column: str) -> str:
-    return spread(line.metrics.get(column)) + _own_n(line, column) + (OURS_BREAKS if line.law else "")
-
-
 def _mean(line: Line, column: str) -> str:
-    summary = line.metrics.get(column)
-    return number(None if summary is None else summary.mean) + _own_n(line, column)
+    return number(line.metrics[column].mean if column in line.metrics else None)
+
+
+def _own_numbers(line: Line) -> str:
+    """The n of each of the paper's metrics, once where they are the same."""
+    numbers = [line.metrics[metric.column].n if metric.column in line.metrics else 0 for metric in IN_PAPER]
+    return "/".join(map(str, numbers if len(set(numbers)) > 1 else numbers[:1]))
 
 
 def _own_n(line: Line, column: str) -> str:
