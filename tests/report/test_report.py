@@ -3,10 +3,13 @@ import json
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from html.parser import HTMLParser
-from io import StringIO
+from io import BytesIO, StringIO
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from covidseg import report
@@ -267,7 +270,7 @@ def test_hostile_names_are_inert_in_every_format(write_run, tmp_path, rows_of):
     assert page.tags.count("script") == page.tags.count("iframe") == page.tags.count("link") == 0
     assert not any(re.match(r"on\w+=", value) for value in page.values)
     sources = [value for value in page.values if value.startswith("src=")]
-    assert sources and all(source.startswith("src=data:image/png;base64,") for source in sources)
+    assert sources and all(source.startswith("src=data:image/webp;base64,") for source in sources)
     assert any("default-src 'none'" in value for value in page.values)
     assert any("<img src=x" in text for text in page.texts)
     with open(out / "cases.csv", newline="") as stream:
@@ -278,9 +281,19 @@ def test_hostile_names_are_inert_in_every_format(write_run, tmp_path, rows_of):
     json.loads((out / "statistics.json").read_text())
 
 
+def test_pictures_of_the_page_are_the_files_without_what_makes_them_large(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "scan.png")
+    Image.fromarray(np.kron(noise[:4, :4], np.ones((40, 40, 1), np.uint8))).save(tmp_path / "plot.png")
+    text = page.html("x", [], {"scan": tmp_path / "scan.png", "plot": tmp_path / "plot.png"})
+    scan, plot = (Image.open(BytesIO(b64decode(found))) for found in re.findall(r"base64,([^\"]+)", text))
+    assert np.array_equal(np.asarray(plot), np.asarray(Image.open(tmp_path / "plot.png")))
+    assert scan.size == (400, 300) and len(text) < 0.9 * (tmp_path / "scan.png").stat().st_size
+
+
 def test_every_text_of_the_page_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
-    (tmp_path / "x.png").write_bytes(b"x")
+    Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
     text = page.html(evil, [Section(evil, [evil], [[evil]], [evil])], {evil: tmp_path / "x.png"})
     assert "script" not in Page(text).tags
     assert text.count("&lt;script&gt;") == 8

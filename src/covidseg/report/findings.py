@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from covidseg.evaluation.comparison import OF_NETWORKS, Comparison
-from covidseg.evaluation.metrics import METRICS
+from covidseg.evaluation.metrics import METRICS, Metric
 from covidseg.evaluation.statistics import CONFIDENCE, Summary
 from covidseg.report.cells import ABSENT, interval, number, spread
 from covidseg.report.section import Section
@@ -48,10 +48,17 @@ def _comparison(one: Comparison, titles: Titles, narrow: bool) -> dict[str, str]
         "n": str(one.n),
         "patients": str(one.patients),
         "seeds": " and ".join(map(str, one.seeds)),
-        "detectable": number(one.detectable, metric.digits),
+        "detectable": _detectable(one.detectable, metric),
         "effect d": ABSENT if one.effect is None else f"{one.effect:+.2f}",
         "better in": f"{one.superiority:.0%}",
     }
+
+
+def _detectable(difference: float | None, metric: Metric) -> str:
+    """A share cannot differ by more than 1."""
+    if difference is not None and difference > metric.greatest:
+        return f"> {metric.greatest:g}"
+    return number(difference, metric.digits)
 
 
 def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
@@ -64,11 +71,11 @@ def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
     if hopeless := _hopeless(compared):
         notes.append(hopeless)
     notes.append(
-        "Paired over the cases that every run of both has a score for. p, two-sided: with several seeds of each row, t "
-        "test with seeds and patients as random factors; with one, each patient's sign flipped, or not. Holm's "
-        f"correction over the {family} comparisons shown. Detectable: the true difference that this design and spread "
-        f"reveal with 80 % power at the level left ({(1 - CONFIDENCE) / max(family, 1):.2g}); a smaller one is not "
-        "excluded by a large p."
+        "Paired over the cases with a reference that every run of both has a score for. p, two-sided: with several "
+        "seeds of each row, t test with seeds and patients as random factors; with one, each patient's sign flipped or "
+        f"not. Holm's correction over the {family} comparisons shown. Detectable: the true difference that this design "
+        f"and spread reveal with 80 % power at the level left ({(1 - CONFIDENCE) / max(family, 1):.2g}); a smaller one "
+        "is not excluded by a large p."
     )
     return notes
 

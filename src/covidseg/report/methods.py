@@ -122,7 +122,7 @@ def _commands(runs: Sequence[Run]) -> list[str]:
     """One sweep where the runs are all combinations of what differs between them, else a line for each run."""
     given = [_arguments(run) for run in runs]
     given = [arguments for arguments in given if arguments]
-    fixed = {tuple(sorted(one for one in own if not one.startswith(_SWEPT))) for own in given}
+    fixed = {tuple(sorted(_not_swept(own))) for own in given}
     swept = [tuple(one for one in own if one.startswith(_SWEPT)) for own in given]
     keys = {tuple(one.partition("=")[0] for one in own) for own in swept}
     if len(fixed) == len(keys) == 1 and len(given) > 1:
@@ -132,8 +132,12 @@ def _commands(runs: Sequence[Run]) -> list[str]:
             combinations *= len(column)
         if combinations == len(set(swept)):
             options = [f"{key}={','.join(column)}" for key, column in zip(next(iter(keys)), values, strict=True)]
-            return [f"python src/train.py -m {shlex.join([*options, *next(iter(fixed))])}"]
+            return [f"python src/train.py -m {shlex.join([*options, *_not_swept(given[0])])}"]
     return list(dict.fromkeys(f"python src/train.py {shlex.join(own)}" for own in given))
+
+
+def _not_swept(options: Sequence[str]) -> list[str]:
+    return [option for option in options if not option.startswith(_SWEPT)]
 
 
 def _values(options: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from covidseg.evaluation.agreement import Volumes
 from covidseg.evaluation.comparison import Comparison, RowScores, compare_all
-from covidseg.evaluation.metrics import IN_PAPER, METRICS, Metric
+from covidseg.evaluation.metrics import IN_PAPER, METRICS, UNDEFINED, Metric
 from covidseg.evaluation.ranking import Ranking, rank_rows
 from covidseg.evaluation.statistics import Summary, breaks_dice_law, case_means, summarise
 from covidseg.evaluation.structures import NAMES
@@ -14,6 +14,7 @@ from covidseg.report.collect import SETS, Run, TableResults
 from covidseg.report.protocol import protocol
 from covidseg.report.request import Request, every_pair
 
+_BY_COLUMN = {metric.column: metric for metric in METRICS}
 PAPER_SET = "test"  # its tables are about its test set, not about the cases of the other site
 PAPER_ROUNDING = 0.0005  # it prints three digits
 
@@ -110,7 +111,7 @@ def _block(
     columns = dict.fromkeys((*request.metrics, "dice"))
     scored = {column: _scores_by_row(runs, set_name, structure, column) for column in columns}
     asked = {column: scored[column] for column in request.metrics}
-    direction = {metric.column: metric.higher_is_better for metric in METRICS}
+    direction = {column: metric.higher_is_better for column, metric in _BY_COLUMN.items()}
     dice = scored["dice"]
     return Block(
         set_name,
@@ -141,11 +142,19 @@ def scores(runs: Sequence[Run], set_name: str, structure: str, metric: str) -> d
     return case_means((case["case"], case[metric]) for case in cases_of(runs, set_name, structure))
 
 
-def row_scores(runs: Sequence[Run], set_name: str, structure: str, metric: str) -> RowScores | None:
-    """The scores of one row by seed, folds together; None where it has none."""
-    seeds = dict.fromkeys(run.seed for run in runs)
-    by_seed = {seed: scores([run for run in runs if run.seed == seed], set_name, structure, metric) for seed in seeds}
-    by_seed = {seed: own for seed, own in by_seed.items() if own}
+def row_scores(
+    runs: Sequence[Run], set_name: str, structure: str, metric: str, of_references: bool = False
+) -> RowScores | None:
+    """The scores of one row by seed, folds together; None where it has none.
+
+    `of_references`: only cases that have the structure.
+    """
+    collected: dict[int, list[tuple[str, float | None]]] = {}
+    for run in runs:
+        for case in cases_of([run], set_name, structure):
+            if case["tp"] + case["fn"] or not of_references:
+                collected.setdefault(run.seed, []).append((case["case"], case[metric]))
+    by_seed = {seed: means for seed, own in collected.items() if (means := case_means(own))}
     return RowScores(by_seed, learned=any(run.learned for run in runs)) if by_seed else None
 
 
@@ -164,8 +173,13 @@ def _segments(runs: Sequence[Run], structure: str) -> bool:
 
 
 def _scores_by_row(runs: Mapping[str, list[Run]], set_name: str, structure: str, column: str) -> dict[str, RowScores]:
-    found = ((method, row_scores(own, set_name, structure, column)) for method, own in runs.items())
-    return {method: own for method, own in found if own}
+    """For comparisons: a case without a reference is in none where the metric depends on what was predicted there.
+
+    It has a score where a run raises a false alarm and none where it does not, so the better run would lose the case.
+    """
+    of_references = _BY_COLUMN[column].both_empty is UNDEFINED
+    found = {method: row_scores(own, set_name, structure, column, of_references) for method, own in runs.items()}
+    return {method: own for method, own in found.items() if own}
 
 
 def _methods(results: TableResults) -> Iterator[tuple[str, str, list[Run]]]:
