@@ -6,11 +6,13 @@ import math
 import pytest
 
 from covidseg import report
+from covidseg.evaluation.calibration import Reliability
 from covidseg.evaluation.results import COLUMNS
 from covidseg.report import findings
 from covidseg.report.analysis import ALL_SITES, failures, strata, volumes
 from covidseg.report.cells import interval, number, spread
 from covidseg.report.methods import methods, reproduce
+from covidseg.report.request import Request
 from covidseg.report.sections import sections
 from covidseg.report.table import blocks
 from covidseg.system.files import read_json, write_csv, write_json
@@ -159,6 +161,24 @@ def test_the_worst_cases_come_first_and_runs_are_counted():
     assert [one.case for one in found] == ["c1", "c2", "c0"] or [one.case for one in found] == ["c1", "c0", "c2"]
     assert next(one for one in found if one.case == "c0").reason == "borders differ (2 of 3 runs)"
     assert failures({"a": [case("c", None)]}) == []
+
+
+def test_calibrations_that_runs_kept_are_shown_and_a_damaged_one_is_left_out(write_run, collect, tmp_path):
+    even = Reliability((0,) * 7 + (100,) + (0,) * 7, (0.0,) * 7 + (50.0,) + (0.0,) * 7, (0,) * 7 + (50,) + (0,) * 7)
+    off = Reliability(even.voxels, even.probability, (0,) * 7 + (90,) + (0,) * 7)
+    for row, one in (("unet4", even), ("fv", off)):
+        for seed in (0, 1):
+            run = write_run("table2", row, seed=seed)
+            for case_id in ("tp00", "tp01"):
+                one.save(run, case_id, "lesion")
+    (run / "calibration" / "tp01_lesion.json").write_text("[]")
+    one.save(run, "of_another_set", "lesion")
+    shown = texts(collect())["Calibration: lesion, test set"]
+    assert [list(row) for row in shown.rows] == [["UNet4", "0.000", "2"], ["UNet4 + FV", "0.400", "2"]]
+    report.write(collect(), tmp_path / "out", Request(pictures=False))
+    assert (tmp_path / "out/figures/calibration-test-lesion.png").is_file()
+    (test,) = read_json(tmp_path / "out/statistics.json")["sets"]
+    assert [round(sum(one["reliability"]["voxels"])) for one in test["calibration"]] == [400, 300]
 
 
 def test_sites_reach_the_report(write_run, collect):

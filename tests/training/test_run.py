@@ -6,12 +6,15 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from covidseg import tracking
+from covidseg.data.store import PreparedDataset
 from covidseg.data.train.datamodule import CTDataModule
+from covidseg.evaluation.calibration import Reliability
 from covidseg.evaluation.cases import evaluate_cases
 from covidseg.inference.segmenter import load
 from covidseg.runs.checkpoints import load_checkpoint
@@ -65,8 +68,6 @@ def test_a_run_leaves_its_folder_and_then_does_nothing(train_config, capsys):
 
 
 def test_the_table_is_what_evaluating_the_run_gives(train_config, prepared):
-    from covidseg.data.store import PreparedDataset
-
     cfg = train_config("optimizer.lr=0.02", "training.max_steps=16", "training.evaluate=best")
     metrics = train(cfg)
     folder = RunFolder(run_dir(cfg))
@@ -74,6 +75,26 @@ def test_the_table_is_what_evaluating_the_run_gives(train_config, prepared):
     rows = evaluate_cases(segmenter.segment_prepared, {"test": [dataset.cases["c6"]]}, segmenter.task)
     assert rows[0]["dice"] == metrics["sets"]["test"]["lesion"]["dice"]["mean"]
     assert load_checkpoint(folder.checkpoints / "best.ckpt").keys().isdisjoint({"optimizer_states"})
+
+
+def test_a_run_keeps_what_the_probabilities_of_its_shown_cases_came_to(train_config, prepared):
+    """By the softmax of logits computed here, of each shown case and structure."""
+    cfg = train_config("training.max_steps=8", "task=joint")
+    train(cfg)
+    folder = RunFolder(run_dir(cfg))
+    kept = sorted(path.name for path in (folder.path / "calibration").iterdir())
+    shown = {path.stem for path in (folder.path / "slices").iterdir()}
+    assert kept and {name.removesuffix(".json") for name in kept} <= shown
+    segmenter, dataset = load(folder.path), PreparedDataset.open(prepared)
+    for name in kept:
+        case_id, structure = name.removesuffix(".json").split("_")
+        case, logits = dataset.cases[case_id], []
+        segmenter.segment_prepared(case, logits.append)
+        wanted = segmenter.task.structures[structure]
+        probability = torch.softmax(logits[0], 0)[list(wanted.channels)].sum(0).numpy()
+        assert probability.shape == case.mask.shape
+        expected = Reliability.of(probability, np.isin(case.mask, wanted.labels), case.grid.spacing_zyx)
+        assert Reliability.load(folder.path / "calibration" / name) == expected
 
 
 def test_curves_hold_the_learning_rate_of_their_step(train_config):

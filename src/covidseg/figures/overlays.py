@@ -22,6 +22,7 @@ from covidseg.system.files import atomic_path
 
 if TYPE_CHECKING:
     from covidseg.evaluation.agreement import Volumes
+    from covidseg.evaluation.calibration import Reliability
     from covidseg.evaluation.comparison import Comparison
 
 WINDOW_HU = (-1250.0, 250.0)  # of every CT slice shown: the window that the networks see by default
@@ -214,6 +215,22 @@ def agreement_figure(volumes: "Sequence[Volumes]", titles: Mapping[str, str], st
         Line2D([], [], color=MUTED, linestyle="--", label="95 % limits of agreement"),
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def calibration_figure(reliabilities: "Mapping[str, Reliability]", structure: str) -> Figure:
+    """Share of voxels that are of the structure against the predicted probability, a line for each method."""
+    figure = _figure(5.2, 3.8)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
+    for colour, (method, one) in zip(_cycled(len(reliabilities)), reliabilities.items(), strict=True):
+        predicted, found = one.curve()
+        axes.plot(predicted, found, color=colour, marker="o", markersize=3, linewidth=1.2, label=method)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel(f"predicted probability of {structure}", fontsize=9)
+    axes.set_ylabel("share that is", fontsize=9)
+    _plain(axes)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 

@@ -4,14 +4,14 @@ Everything a network needs is read from its run folder: what it is, how its inpu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from covidseg.config.build import instantiate
 from covidseg.config.plain import as_dict
@@ -87,9 +87,12 @@ class Segmenter:
             return Grid.plan(scan.voxels, place, self.spacing_zyx), said
         return Grid.plan(scan.voxels, place, self.spacing_zyx, found), ""
 
-    def segment_prepared(self, case: "PreparedCase") -> np.ndarray:
-        """Class map of a prepared case on its scan's own grid. The case must have been prepared at `spacing_zyx`."""
-        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
+    def segment_prepared(self, case: "PreparedCase", watch: Callable[[Tensor], None] | None = None) -> np.ndarray:
+        """Class map of a prepared case on its scan's own grid. The case must have been prepared at `spacing_zyx`.
+
+        `watch` gets the logits on the case's grid (`segment_case`).
+        """
+        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer, watch)
 
     def predict(self, path: Path | str, **options: Any) -> "SimpleITK.Image":
         """Label image on the grid of the scan at `path`, any format that `read_scan` takes; `options` go to it.

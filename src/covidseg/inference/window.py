@@ -126,9 +126,17 @@ class WindowInferer:
 
 
 def segment_case(
-    network: nn.Module, image: np.ndarray, grid: Grid, task: Task, window: Sequence[float], inferer: WindowInferer
+    network: nn.Module,
+    image: np.ndarray,
+    grid: Grid,
+    task: Task,
+    window: Sequence[float],
+    inferer: WindowInferer,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> np.ndarray:
     """Classes of a prepared case, uint8 (z, y, x) on the scan's own grid and in its own array order.
+
+    `watch` gets the logits (C, D, H, W) on `grid`, C at least 2.
 
     `image`: int16 HU (z, y, x) on `grid`; `window`: the HU range the network was trained with. Runs where the network's
     parameters are, in evaluation mode, and gives the network back in the mode it was in.
@@ -145,6 +153,8 @@ def segment_case(
         raise ValueError(f"the network has {logits.shape[0]} classes, task {task.name} needs {task.out_channels}")
     if logits.shape[0] == 1:  # a sigmoid head: foreground where its logit is above that of the background, 0
         logits = F.pad(logits, (0, 0, 0, 0, 0, 0, 1, 0))
+    if watch:
+        watch(logits)
     return grid.scores_to_native(logits)
 
 

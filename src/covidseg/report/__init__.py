@@ -120,6 +120,7 @@ def _statistics(results: TableResults, found: Sequence[Block]) -> dict[str, Any]
                     {"method": one.method, "site": one.site, **one.agreement.to_dict()} for one in block.volumes
                 ],
                 "worst": [asdict(one) for one in block.failures],
+                "calibration": [asdict(one) | {"error": one.reliability.error} for one in block.calibrations],
             }
             for block in found
         ],

@@ -1,7 +1,8 @@
 """What stands behind a mean: small lesions and large ones, the sites, volumes, and the cases that went worst."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from covidseg.evaluation.agreement import Volumes, volume_agreement
+from covidseg.evaluation.calibration import FOLDER, Reliability
 from covidseg.evaluation.statistics import Summary, case_means, summarise
 from covidseg.report.collect import Run
+from covidseg.system.errors import BadInput
 
 ALL_SITES = "all"
 WORST = 3
@@ -38,6 +41,15 @@ class Failure:
     reason: str
     reference_ml: float
     prediction_ml: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the probabilities of one method came to, over the `cases` that its runs kept them of."""
+
+    method: str
+    cases: int
+    reliability: Reliability
 
 
 def cases_of(runs: Sequence[Run], set_name: str, structure: str) -> list[Mapping[str, Any]]:
@@ -85,6 +97,24 @@ def failures(by_method: Mapping[str, Cases], count: int = WORST) -> list[Failure
             reference, prediction = (_mean(lines, f"{part}_ml") or 0.0 for part in ("reference", "prediction"))
             found.append(Failure(method, lines[0]["case"], dice, _reason(lines), reference, prediction))
     return found
+
+
+def calibrations(by_method: Mapping[str, Sequence[Run]], set_name: str, structure: str) -> list[Calibration]:
+    """Of each method whose runs kept calibrations of cases of the set; one that cannot be read is left out."""
+    found = []
+    for method, runs in by_method.items():
+        kept = [one for run in runs for one in _kept(run, set_name, structure)]
+        if together := Reliability.together(reliability for _, reliability in kept):
+            found.append(Calibration(method, len({case for case, _ in kept}), together))
+    return found
+
+
+def _kept(run: Run, set_name: str, structure: str) -> Iterator[tuple[str, Reliability]]:
+    for case in dict.fromkeys(case["case"] for case in cases_of([run], set_name, structure)):
+        path = run.folder / FOLDER / f"{case}_{structure}.json"
+        if path.is_file():
+            with suppress(BadInput):
+                yield case, Reliability.load(path)
 
 
 def _reason(lines: Cases) -> str:

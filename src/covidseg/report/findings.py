@@ -116,6 +116,19 @@ def agreement(block: Block, titles: Titles, narrow: bool = False) -> list[Sectio
     return [Section(f"Volumes: {block.structure}, {block.set} set", header, rows, notes)]
 
 
+def calibration(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
+    """Whether probabilities mean what they say."""
+    if not block.calibrations:
+        return []
+    rows = [[titles[one.method], number(one.reliability.error), str(one.cases)] for one in block.calibrations]
+    notes = [
+        "Expected calibration error: by how much a predicted probability differs from the share of voxels that are of "
+        "the structure, in 15 bins, near the structure, all runs together, over the few cases that runs keep it of."
+    ]
+    header = ["method", "calibration error", "cases"]
+    return [Section(f"Calibration: {block.structure}, {block.set} set", header, rows, notes)]
+
+
 def strata(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
     """Dice of small and large lesions, and of each site."""
     if not block.strata:
@@ -167,6 +180,7 @@ PARTS: Mapping[str, Callable[[Block, Titles, bool], list[Section]]] = {
     "agreement": agreement,
     "strata": strata,
     "worst": worst,
+    "calibration": calibration,
 }
 
 

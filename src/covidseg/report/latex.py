@@ -50,6 +50,7 @@ def _table(results: TableResults, blocks: Sequence[Block]) -> str:
         [
             r"\begin{table*}",
             r"\centering\scriptsize\setlength{\tabcolsep}{1.5pt}",
+            r"\setlength{\belowcaptionskip}{4pt}",
             f"\\caption{{{_caption(results, blocks, rows)}}}",
             f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
             r"\toprule",

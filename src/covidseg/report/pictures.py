@@ -1,7 +1,7 @@
 """The report's figures, from what the runs kept: scores, differences, curves, contours on held-out cases, surfaces."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from covidseg.report.table import Block, method_runs, scores
 from covidseg.runs.slices import FOLDER, Slice
 from covidseg.system.errors import BadInput
 
+Keep = Callable[..., None]  # (caption, figure, parts of the file's name)
 _CURVES = ("train/loss", "val/dice")
 _HEADINGS = {metric.column: metric.heading for metric in METRICS}
 
@@ -31,26 +32,10 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: b
         drawn[caption] = figures.save(figure, folder / ("-".join(name) + ".png"))
 
     for block in blocks:
-        where = f"{block.structure}, {block.set} set"
-        name = (block.set, block.structure)
         own = {method: [run for run in found if block.structure in run.structures] for method, found in runs.items()}
-        means = {method: found for method in own if (found := scores(own[method], *name, "dice"))}
-        if means:
-            shown = {titles[method]: list(found.values()) for method, found in means.items()}
-            paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
-            figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
-            keep(f"Dice of every case: {where}.", figure, "dice", *name)
-        for metric in dict.fromkeys(one.metric for one in block.comparisons):
-            compared = [one for one in block.comparisons if one.metric == metric]
-            figure = figures.differences_figure(compared, titles, f"{block.structure} {_HEADINGS[metric]}")
-            keep(f"Paired differences in {_HEADINGS[metric]}: {where}.", figure, "differences", *name, *_suffix(metric))
-        if volumes := [one for one in block.volumes if one.site == ALL_SITES]:
-            figure = figures.agreement_figure(volumes, titles, block.structure)
-            keep(f"Predicted against reference volumes: {where}.", figure, "volumes", *name)
-        for case, kept in _shared_slices(own, block).items() if voxels else ():
-            dice = {titles[method]: scores(own[method][:1], *name, "dice").get(case) for method in kept}
-            figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice)
-            keep(f"Contours on {case}: {where}, runs of the first seed.", figure, "contours", block.structure, case)
+        _draw_numbers(block, own, titles, keep)
+        if voxels:
+            _draw_contours(block, own, titles, keep)
     if voxels:
         _draw_surface(results, runs, keep)
     for task in sorted({run.task for found in runs.values() for run in found}):
@@ -62,6 +47,38 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: b
         if metrics:
             keep(f"Training of the {task} task.", figures.curves_figure(curves, metrics), "curves", task)
     return drawn
+
+
+def _draw_numbers(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:
+    """Plots of scores, differences, volumes and probabilities."""
+    where = f"{block.structure}, {block.set} set"
+    name = (block.set, block.structure)
+    means = {method: found for method in runs if (found := scores(runs[method], *name, "dice"))}
+    if means:
+        shown = {titles[method]: list(found.values()) for method, found in means.items()}
+        paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
+        figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
+        keep(f"Dice of every case: {where}.", figure, "dice", *name)
+    for metric in dict.fromkeys(one.metric for one in block.comparisons):
+        compared = [one for one in block.comparisons if one.metric == metric]
+        figure = figures.differences_figure(compared, titles, f"{block.structure} {_HEADINGS[metric]}")
+        keep(f"Paired differences in {_HEADINGS[metric]}: {where}.", figure, "differences", *name, *_suffix(metric))
+    if volumes := [one for one in block.volumes if one.site == ALL_SITES]:
+        figure = figures.agreement_figure(volumes, titles, block.structure)
+        keep(f"Predicted against reference volumes: {where}.", figure, "volumes", *name)
+    if block.calibrations:
+        curves = {titles[one.method]: one.reliability for one in block.calibrations}
+        keep(f"Calibration: {where}.", figures.calibration_figure(curves, block.structure), "calibration", *name)
+
+
+def _draw_contours(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:
+    where = f"{block.structure}, {block.set} set"
+    for case, kept in _shared_slices(runs, block).items():
+        dice = {
+            titles[method]: scores(runs[method][:1], block.set, block.structure, "dice").get(case) for method in kept
+        }
+        figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice)
+        keep(f"Contours on {case}: {where}, runs of the first seed.", figure, "contours", block.structure, case)
 
 
 def _suffix(metric: str) -> tuple[str, ...]:
@@ -80,7 +97,7 @@ def _shared_slices(runs: dict[str, list[Run]], block: Block) -> dict[str, dict[s
     return dict(sorted(found.items(), key=lambda item: -next(iter(item[1].values())).reference.sum()))
 
 
-def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep) -> None:
+def _draw_surface(results: TableResults, runs: dict[str, list[Run]], keep: Keep) -> None:
     """Surfaces of the method with the best mean lesion Dice, on the case with the most lesion."""
     means = {
         method: sum(found.values()) / len(found)

@@ -10,7 +10,7 @@ from covidseg.config.choices import did_you_mean
 from covidseg.evaluation.metrics import METRICS
 from covidseg.system.errors import BadInput
 
-PARTS = ("table", "comparisons", "ranking", "agreement", "strata", "worst")  # that a terminal can show
+PARTS = ("table", "comparisons", "ranking", "agreement", "strata", "worst", "calibration")  # that a terminal can show
 _COLUMNS = {metric.column: metric for metric in METRICS}
 _BY_NAME = {metric.name: metric.column for metric in METRICS}
 _FOLDER = re.compile(r"\w[\w.-]*")

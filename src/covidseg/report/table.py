@@ -9,7 +9,17 @@ from covidseg.evaluation.metrics import IN_PAPER, METRICS, UNDEFINED, Metric
 from covidseg.evaluation.ranking import Ranking, rank_rows
 from covidseg.evaluation.statistics import Summary, breaks_dice_law, case_means, summarise
 from covidseg.evaluation.structures import NAMES
-from covidseg.report.analysis import Cases, Failure, Stratum, cases_of, failures, strata, volumes
+from covidseg.report.analysis import (
+    Calibration,
+    Cases,
+    Failure,
+    Stratum,
+    calibrations,
+    cases_of,
+    failures,
+    strata,
+    volumes,
+)
 from covidseg.report.collect import SETS, Run, TableResults
 from covidseg.report.protocol import protocol
 from covidseg.report.request import Request, every_pair
@@ -72,6 +82,7 @@ class Block:
     strata: tuple[Stratum, ...] = ()
     volumes: tuple[Volumes, ...] = ()
     failures: tuple[Failure, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
     protocol: str = ""  # what the numbers were measured on
 
 
@@ -123,6 +134,7 @@ def _block(
         strata=tuple(strata(cases)),
         volumes=tuple(volumes(cases)),
         failures=tuple(failures(cases)),
+        calibrations=tuple(calibrations(runs, set_name, structure)),
         protocol=protocol(results.finished, set_name, structure),
     )
 

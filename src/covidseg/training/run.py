@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -25,13 +26,14 @@ from covidseg.data.train.datamodule import CTDataModule
 from covidseg.evaluation.cases import evaluate_cases
 from covidseg.evaluation.results import summarise_sets, summary_table, write_results
 from covidseg.evaluation.scores import CaseScores
+from covidseg.inference.calibration import keep_calibration
 from covidseg.inference.segmenter import load
 from covidseg.inference.window import has_bf16_units
 from covidseg.nets.cost import network_cost
 from covidseg.runs import manifest
 from covidseg.runs.checkpoints import checkpoint_name, require_training_state, to_resume
 from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
-from covidseg.runs.slices import keeping_slices
+from covidseg.runs.slices import keeping_slices, shown_cases
 from covidseg.runs.timing import told
 from covidseg.system.devices import require_given_gpus, slow_precision
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
@@ -241,13 +243,15 @@ def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: 
         return []
     device = trainer.strategy.root_device
     segmenter = load(folder.path, device=str(device))
+    sets = {name: data.sets[name] for name in data.scored}
+    shown = shown_cases(segmenter.task, sets)
 
     def segment(case: PreparedCase) -> np.ndarray:
         if stop.signum:  # what comes now is thrown away below, on all processes
             return np.zeros(case.grid.native.shape_zyx, np.uint8)
-        return segmenter.segment_prepared(case)
+        watch = partial(keep_calibration, folder.path, segmenter.task, case) if case.id in shown else None
+        return segmenter.segment_prepared(case, watch)
 
-    sets = {name: data.sets[name] for name in data.scored}
     console = Console(soft_wrap=True, highlight=False, quiet=processes.rank() > 0)
     with case_progress(console, sets) as progress:
         rows = evaluate_cases(
