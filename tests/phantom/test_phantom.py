@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from covidseg.config.paths import CONF
 from covidseg.data.prepare.run import prepare
-from covidseg.phantom import make_phantom, write_phantoms
+from covidseg.phantom import fields, make_phantom, write_phantoms
 from covidseg.phantom.trees import MURRAY, grow
 from covidseg.scans.read import read_scan
 from covidseg.system.errors import BadInput
@@ -39,6 +39,17 @@ def test_same_numbers_same_voxels_other_numbers_other_voxels(phantoms):
     assert digest(make_phantom(5, TINY, patient=1)) == digest(phantoms[1])
     others = [make_phantom(6, TINY, patient=1), make_phantom(5, TINY, patient=1, scan=1), *phantoms]
     assert len({digest(other) for other in others}) == len(others)
+
+
+@pytest.mark.parametrize("voxels", [1 << 11, 1 << 13])
+def test_the_parts_a_phantom_is_computed_in_do_not_show(voxels, monkeypatch):
+    options = {"patient": 3, "scan": 1, "other_site": True}
+    monkeypatch.setattr(fields, "SLAB_VOXELS", 1 << 40)
+    whole = make_phantom(5, (40, 60, 64), **options)
+    monkeypatch.setattr(fields, "SLAB_VOXELS", voxels)  # parts of less than a slice, and of two
+    parts = make_phantom(5, (40, 60, 64), **options)
+    np.testing.assert_array_equal(parts.hu, whole.hu)
+    np.testing.assert_array_equal(parts.labels, whole.labels)
 
 
 def test_second_scan_is_the_same_body_with_other_lesions(phantoms):

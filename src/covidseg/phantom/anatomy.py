@@ -1,7 +1,8 @@
 """The healthy chest: body wall, ribs, spine, mediastinum, diaphragm, abdomen and the space of the two lungs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Self
 
 import numpy as np
@@ -68,6 +69,11 @@ class Subject:
     def spine_y(self) -> float:
         return 0.72 * self.cage[0]
 
+    @property
+    def bent_by_mm(self) -> float:
+        """By how much `bend` moves a place at most, along each axis."""
+        return max(abs(self.bends[axis][0]) + abs(self.bends[axis + 3][0]) for axis in range(3))
+
     def bend(self, axes: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The axes with slow waves of a few mm added: sides that differ, a spine that is not straight."""
         bent = list(axes)
@@ -105,7 +111,7 @@ def mediastinum_distance(subject: Subject, axes: Axes) -> np.ndarray:
         ellipsoid((y, x), (subject.spine_y, 0), (24, 22)) + 0 * z,  # spine
         ellipsoid(axes, (4, 2, 0), (26, 26, 44)),  # hila
     ]
-    return np.maximum.reduce(np.broadcast_arrays(*parts))
+    return reduce(np.maximum, parts)
 
 
 def diaphragm_distance(subject: Subject, axes: Axes) -> np.ndarray:
@@ -140,38 +146,66 @@ class Distances:
         return cls(around, wall, above, lung)
 
 
-def body(subject: Subject, lattice: Lattice, axes: Axes, distances: Distances, draw: np.random.Generator) -> np.ndarray:
-    """HU of everything around the lungs, as float32 on the lattice; the lungs' space is filled with mediastinal fat."""
+@dataclass(frozen=True)
+class Texture:
+    """What a healthy body is made of where distances do not say it, on its lattice."""
+
+    angle: np.ndarray  # (1, y, x) around the body's axis, of the lowest slice
+    marbling: np.ndarray  # of fat and muscle
+    air_level: float  # of the stomach, along y in mm
+    parenchyma: np.ndarray  # HU
+
+    @classmethod
+    def draw(cls, draw: np.random.Generator, subject: Subject, lattice: Lattice) -> Self:
+        """By chance, but for the angle."""
+        _, y, x = subject.bend(lattice.part((slice(0, 1), slice(None), slice(None))))
+        marbling, air_level = smooth_noise(draw, lattice, 14), -18 - draw.uniform(0, 18)
+        parenchyma = 14 * smooth_noise(draw, lattice, 5.0) + 16 * smooth_noise(draw, lattice, 30)
+        return cls(np.arctan2(y, x), marbling, air_level, parenchyma)
+
+    def part(self, box: tuple[slice, slice, slice]) -> "Texture":
+        """That of a box of voxels."""
+        angle = self.angle[:, box[1], box[2]]
+        return replace(self, angle=angle, marbling=self.marbling[box], parenchyma=self.parenchyma[box])
+
+
+def body(
+    subject: Subject, lattice: Lattice, straight: Axes, axes: Axes, distances: Distances, texture: Texture
+) -> np.ndarray:
+    """HU of everything around the lungs, as float32 on bent axes; the lungs' space is filled with mediastinal fat.
+
+    `straight`: the lattice's own axes. These, `axes`, distances and texture may be those of a part of it.
+    """
     z, y, x = axes
     edge = lattice.edge_mm
     around, wall = distances.skin_side, distances.wall
-    marbling = smooth_noise(draw, lattice, 14)
-    angle = np.arctan2(y[:1], x[:1])
+    marbling = texture.marbling
+    angle = texture.angle
     thickness = subject.fat * (1 + 0.25 * np.sin(3 * angle))
     muscle = 15 + 9 * np.clip(z / subject.apex, 0, 1) + 6 * np.abs(np.sin(2 * angle))
     muscle = muscle + 20 * np.exp(-((x / 48) ** 4)) * (y > 0)  # along the spine
     skin = around + muscle + thickness
 
-    hu = np.full(lattice.shape_zyx, AIR, np.float32)
-    _table(hu, lattice, subject.cage[0] + 34 + subject.fat)
+    hu = np.full(wall.shape, AIR, np.float32)
+    _table(hu, straight, edge, subject.cage[0] + 34 + subject.fat)
     paint(hu, inside(skin, edge), MUSCLE)
     paint(hu, inside(skin - 2, edge), FAT + 12 * marbling)
     paint(hu, inside(around + muscle + 2.5 * marbling, edge), MUSCLE + 6 * marbling)
     between = inside(4 - np.abs(around + 11 + 2 * marbling), edge) * 0.7  # fat between the muscle layers
     paint(hu, between, FAT)
     paint(hu, inside(wall, edge), FAT + 25 + 45 * np.clip(marbling, -1, 1))
-    _abdomen(hu, subject, lattice, axes, distances, draw)
+    _abdomen(hu, subject, lattice, axes, distances, texture.air_level)
     _mediastinum(hu, subject, lattice, axes, distances)
     _ribs(hu, subject, lattice, axes, distances)
     _spine(hu, subject, lattice, axes)
     return hu
 
 
-def _table(hu: np.ndarray, lattice: Lattice, back_mm: float) -> None:
-    """The table under the patient: a curved shell of a few mm."""
-    _, y, x = lattice.axes
+def _table(hu: np.ndarray, straight: Axes, edge_mm: float, back_mm: float) -> None:
+    """The table under the patient, which is not bent with them: a curved shell of a few mm."""
+    _, y, x = straight
     surface = back_mm + 12 - (x / 190) ** 2 * 45
-    paint(hu, np.broadcast_to(inside(2.0 - np.abs(y - surface), lattice.edge_mm), hu.shape), -320.0)
+    paint(hu, np.broadcast_to(inside(2.0 - np.abs(y - surface), edge_mm), hu.shape), -320.0)
 
 
 def _abdomen(
@@ -180,7 +214,7 @@ def _abdomen(
     lattice: Lattice,
     axes: Axes,
     distances: Distances,
-    draw: np.random.Generator,
+    air_level: float,
 ) -> None:
     """Below the diaphragm: liver on the right, spleen and stomach with its air on the left."""
     _, y, _ = axes
@@ -193,7 +227,6 @@ def _abdomen(
     paint(hu, inside(np.minimum(below, spleen), edge), 48 + subject.contrast * 0.4)
     stomach = np.minimum(below, ellipsoid(axes, (subject.domes[1] - 32, -18, 62), (34, 42, 38)))
     paint(hu, inside(stomach, edge), 20.0)
-    air_level = -18 - draw.uniform(0, 18)
     paint(hu, inside(np.minimum(stomach - 4, air_level - y), edge), AIR)
 
 
@@ -217,7 +250,7 @@ def _mediastinum(hu: np.ndarray, subject: Subject, lattice: Lattice, axes: Axes,
     for (centre_y, centre_x), radius, top in tubes:
         tube = ellipsoid((y, x), (centre_y, centre_x), (radius, radius)) + 0 * z
         bottom = -500 if centre_y > 20 else -40
-        paint(hu, inside(np.minimum.reduce([tube, np.minimum(top - z, z - bottom) + 0 * tube]), edge), blood)
+        paint(hu, inside(np.minimum(tube, np.minimum(top - z, z - bottom)), edge), blood)
     for centre_y, centre_x, radius in ((8, 12, 5), (-2, -26, 5), (2, 30, 6)):  # vessels to the neck and the arms
         tube = ellipsoid((y, x), (centre_y, centre_x), (radius, radius)) + 0 * z
         paint(hu, inside(np.minimum(tube, z - 55 + 0 * tube), edge), blood)
@@ -244,11 +277,8 @@ def _ribs(hu: np.ndarray, subject: Subject, lattice: Lattice, axes: Axes, distan
     paint(hu, inside(sternum - 2, edge), MARROW - 40)
     for side in SIDES:  # shoulder blades, above and behind
         tilt = (y - 0.92 * half_y) + 0.45 * (side * x - 0.72 * half_x)
-        blade = np.minimum.reduce(
-            np.broadcast_arrays(
-                3.2 - np.abs(tilt + 22 - 26), side * x - 0.42 * half_x, half_x * 0.98 - side * x, z - 12
-            )
-        )
+        sides = (3.2 - np.abs(tilt + 22 - 26), side * x - 0.42 * half_x, half_x * 0.98 - side * x, z - 12)
+        blade = reduce(np.minimum, sides)
         paint(hu, inside(np.minimum(blade, -distances.skin_side - 8), edge), CORTEX - 150)
 
 
@@ -263,13 +293,9 @@ def _spine(hu: np.ndarray, subject: Subject, lattice: Lattice, axes: Axes) -> No
     paint(hu, inside(vertebra - 2, edge), MARROW * (1 - disc) + DISC * disc)
     arch = np.minimum(ellipsoid((y, x), (centre + 24, 0), (16, 20)), 9 - np.abs((level - 0.1) * 24))
     paint(hu, inside(arch, edge), CORTEX - 100)
-    wings = np.minimum.reduce(
-        np.broadcast_arrays(5 - np.abs(y - centre - 20), 34 - np.abs(x), 6 - np.abs((level - 0.1) * 24))
-    )
+    wings = reduce(np.minimum, (5 - np.abs(y - centre - 20), 34 - np.abs(x), 6 - np.abs((level - 0.1) * 24)))
     paint(hu, inside(wings, edge), MARROW + 180)
-    thorn = np.minimum.reduce(
-        np.broadcast_arrays(3.5 - np.abs(x), 13 - np.abs(y - centre - 42), 10 - np.abs((level - 0.3) * 24))
-    )
+    thorn = reduce(np.minimum, (3.5 - np.abs(x), 13 - np.abs(y - centre - 42), 10 - np.abs((level - 0.3) * 24)))
     paint(hu, inside(thorn, edge), MARROW + 200)
     canal = ellipsoid((y, x), (centre + 23, 0), (8, 10)) + 0 * z
     paint(hu, inside(canal, edge), 25.0)

@@ -1,6 +1,6 @@
 """Coordinates, soft edges and random fields that all parts of a phantom are made of. Millimetres throughout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from covidseg.scans.geometry import triple
+
+SLAB_VOXELS = 1 << 16  # 256 kB an array
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ class Lattice:
                 return None
             sides.append(slice(int(first), int(last)))
         return triple(sides)
+
+    def slabs(self) -> Iterator[tuple[slice, slice, slice]]:
+        """The whole lattice in parts of some slices, or rows, whose arrays fit into a processor's cache."""
+        slices, rows, columns = self.shape_zyx
+        thick = max(1, SLAB_VOXELS // (rows * columns))
+        high = rows if thick > 1 else max(1, SLAB_VOXELS // columns)
+        for z in range(0, slices, thick):
+            for y in range(0, rows, high):
+                yield slice(z, z + thick), slice(y, y + high), slice(None)
 
     def part(self, box: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The axes of a box of voxels."""
@@ -82,10 +93,24 @@ def smooth_noise(draw: np.random.Generator, lattice: Lattice, length_mm: float) 
         below = at.astype(int)
         share = at - below
         share = (share * share * (3 - 2 * share)).astype(np.float32)  # no creases at the knots
-        shape = [-1 if i == axis else 1 for i in range(3)]
+        coarse = _between(coarse, axis, below, share)
+    coarse *= np.float32(1.6)  # interpolation averages; this brings the variance back to about one
+    return coarse
+
+
+def _between(coarse: np.ndarray, axis: int, below: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Values between the knots `below` and those after them along an axis, at `share` of the way."""
+    if axis < 2:
         low, high = np.take(coarse, below, axis), np.take(coarse, below + 1, axis)
-        coarse = low + (high - low) * share.reshape(shape)
-    return coarse * np.float32(1.6)  # interpolation averages; this brings the variance back to about one
+        return np.asarray(low + (high - low) * share.reshape([-1 if i == axis else 1 for i in range(3)]))
+    fine = np.empty((*coarse.shape[:2], len(below)), np.float32)
+    for plane, knots in zip(fine, coarse, strict=True):  # a slice at a time stays in the cache
+        low = np.take(knots, below, 1)
+        np.take(knots, below + 1, 1, out=plane)
+        plane -= low
+        plane *= share
+        plane += low
+    return fine
 
 
 def blur(volume: np.ndarray, sigma_mm: Sequence[float], spacing_zyx: Sequence[float]) -> np.ndarray:

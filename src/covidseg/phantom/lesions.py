@@ -1,10 +1,11 @@
 """COVID-19-like lesions: peripheral, dorsal, patchy ground glass that fades, consolidation against the chest wall."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from covidseg.phantom.anatomy import MUSCLE, Subject
+from covidseg.phantom.anatomy import MUSCLE, SIDES, Subject
 from covidseg.phantom.fields import Lattice, paint, smooth_noise
 from covidseg.phantom.lungs import Interior
 
@@ -93,31 +94,38 @@ def imitate(
     hu: np.ndarray,
     subject: Subject,
     lattice: Lattice,
-    axes,
+    axes: Sequence[np.ndarray],
     share: np.ndarray,
     wall: np.ndarray,
     draw: np.random.Generator,
 ) -> None:
     """Paint what a threshold takes for a lesion: atelectasis of the back, scars, fissures, emphysema, effusion."""
-    z, y, x = axes
     half_y, _ = subject.cage
     slow = smooth_noise(draw, lattice, 26)
-    if draw.uniform() < 0.7:  # dependent atelectasis: a soft band along the back
-        band = np.clip(1 - wall / (draw.uniform(5, 14) * np.exp(0.4 * slow)), 0, 1) * np.clip(
-            (y / half_y - 0.35) * 3, 0, 1
-        )
-        hu += share * band * np.float32(draw.uniform(120, 330))
-    for side in (-1, 1):  # the oblique fissures, thin and curved
-        tilt = (y - 12 + 0.75 * z + 7 * np.sin(x / 28) + 2.5 * slow) / 1.25
-        hu += share * np.clip(1.3 - np.abs(tilt), 0, 1) * (np.sign(x) == side) * np.float32(draw.uniform(40, 160))
+    atelectasis = (draw.uniform(5, 14), np.float32(draw.uniform(120, 330))) if draw.uniform() < 0.7 else None
+    added = [np.float32(draw.uniform(40, 160)) for _ in SIDES]
+    for slab in lattice.slabs():
+        z, y, x = (axis[slab] for axis in axes)
+        if atelectasis:  # dependent: a soft band along the back
+            depth, density = atelectasis
+            band = np.clip(1 - wall[slab] / (depth * np.exp(0.4 * slow[slab])), 0, 1)
+            hu[slab] += share[slab] * (band * np.clip((y / half_y - 0.35) * 3, 0, 1)) * density
+        tilt = (y - 12 + 0.75 * z + 7 * np.sin(x / 28) + 2.5 * slow[slab]) / 1.25
+        fissure = share[slab] * np.clip(1.3 - np.abs(tilt), 0, 1)
+        for side, density in zip(SIDES, added, strict=True):  # the oblique fissures, thin and curved
+            hu[slab] += fissure * (np.sign(x) == side) * density
     for _ in range(draw.poisson(1.2)):  # scars: short dense plates
         at = draw.uniform((-90, -60, -100), (70, 70, 100))
         normal = draw.normal(size=3)
         normal /= np.linalg.norm(normal)
-        off = [axis - np.float32(c) for axis, c in zip(axes, at, strict=True)]
+        radius = draw.uniform(10, 24)
+        reach = radius + subject.bent_by_mm + max(lattice.spacing_zyx)
+        if (box := lattice.box(np.subtract(at, reach), np.add(at, reach))) is None:
+            continue
+        off = [axis[box] - np.float32(c) for axis, c in zip(axes, at, strict=True)]
         plate = np.abs(sum(o * np.float32(n) for o, n in zip(off, normal, strict=True)))
-        near = sum(o**2 for o in off) < np.float32(draw.uniform(10, 24) ** 2)
-        paint(hu, share * near * np.clip(1.6 - plate / 1.5, 0, 1) * np.float32(0.7), 0.0)
+        close = sum(o**2 for o in off) < np.float32(radius**2)
+        paint(hu[box], share[box] * close * np.clip(1.6 - plate / 1.5, 0, 1) * np.float32(0.7), 0.0)
     if draw.uniform() < 0.3:  # emphysema of the upper lobes
-        holes = np.clip(smooth_noise(draw, lattice, 9) - 0.9, 0, 1) * np.clip((z + 10) / 60, 0, 1)
+        holes = np.clip(smooth_noise(draw, lattice, 9) - 0.9, 0, 1) * np.clip((axes[0] + 10) / 60, 0, 1)
         paint(hu, share * holes, -975.0)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covidseg.phantom.anatomy import AIR, BLOOD, SIDES, Distances, Subject
-from covidseg.phantom.fields import Lattice, inside, paint, smooth_noise
+from covidseg.phantom.anatomy import AIR, BLOOD, SIDES, Distances, Subject, Texture
+from covidseg.phantom.fields import Lattice, inside, paint
 from covidseg.phantom.trees import MURRAY, Tree, draw_tubes, grow
 from covidseg.scans.geometry import triple
 
@@ -78,14 +78,13 @@ def fill(
     lattice: Lattice,
     axes: Sequence[np.ndarray],
     distances: Distances,
-    draw: np.random.Generator,
+    texture: Texture,
 ) -> np.ndarray:
     """Paint healthy parenchyma into `hu`; returns the share of each voxel that is lung."""
     _, y, _ = axes
     share = inside(distances.lung, lattice.edge_mm)
     backwards = np.clip((y / subject.cage[0] + 1) / 2, 0, 1)
-    uneven = 14 * smooth_noise(draw, lattice, 5.0) + 16 * smooth_noise(draw, lattice, 30)
-    paint(hu, share, subject.lung_hu + subject.gravity_hu * (backwards - 0.3) + uneven)
+    paint(hu, share, subject.lung_hu + subject.gravity_hu * (backwards - 0.3) + texture.parenchyma)
     return share
 
 
@@ -103,4 +102,7 @@ def hilum(interior: Interior, lattice: Lattice) -> np.ndarray:
     """Boolean mask of the vessels and bronchi that readers leave out of the lungs because they are wide."""
     wide = [interior.trachea, interior.airways.wider_than(2.2)]
     wide += [tree.wider_than(HILUM_RADIUS_MM) for tree in (interior.arteries, interior.veins)]
-    return np.maximum.reduce([draw_tubes(lattice, tree) for tree in wide]) > 0.5
+    share = draw_tubes(lattice, wide[0])
+    for tree in wide[1:]:
+        np.maximum(share, draw_tubes(lattice, tree), out=share)
+    return share > 0.5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from covidseg.phantom import lesions as ill
-from covidseg.phantom.anatomy import Distances, Subject, body
+from covidseg.phantom.anatomy import Distances, Subject, Texture, body
 from covidseg.phantom.lungs import Interior, fill, hilum, plumb
 from covidseg.phantom.scanner import Protocol
 
@@ -48,11 +48,17 @@ def make_phantom(
     focus = foci[0].centre_zyx[0] if foci else illness.uniform(-100, 80)
     protocol = Protocol.draw(machine, subject, shape_zyx, thin, focus, sharp=other_site)
     lattice, parts = protocol.lattice(shape_zyx)
-    axes = subject.bend(lattice.axes)
-
-    distances = Distances.of(subject, axes)
-    hu = body(subject, lattice, axes, distances, anatomy)
-    share, wall = fill(hu, subject, lattice, axes, distances, anatomy), distances.wall
+    texture = Texture.draw(anatomy, subject, lattice)
+    hu, share, wall, *axes = (np.empty(lattice.shape_zyx, np.float32) for _ in range(6))
+    for slab in lattice.slabs():
+        straight = lattice.part(slab)
+        bent = subject.bend(straight)
+        distances = Distances.of(subject, bent)
+        hu[slab] = body(subject, lattice, straight, bent, distances, texture.part(slab))
+        share[slab] = fill(hu[slab], subject, lattice, bent, distances, texture.part(slab))
+        wall[slab] = distances.wall
+        for whole, part in zip(axes, bent, strict=True):
+            whole[slab] = part
     ill.imitate(hu, subject, lattice, axes, share, wall, illness)
     mask = ill.infiltrate(hu, foci, lattice, share, wall, illness)
     plumb(hu, subject, interior, lattice, share)
