@@ -16,8 +16,9 @@ from covidseg import report
 from covidseg.config.paths import EXPERIMENTS
 from covidseg.report import page
 from covidseg.report.collect import paper_tables
+from covidseg.report.page import Picture
 from covidseg.report.section import Section
-from covidseg.report.sections import sections
+from covidseg.report.sections import main_sections, sections
 from covidseg.report.table import blocks, paper_lawbreakers
 from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import BadInput
@@ -58,7 +59,8 @@ def test_whole_report_of_a_partial_table(write_run, write_unfinished, rows_of, t
         assert "the loss is not a number" in text
         assert "fv/lesion/seed0" in text and "full/lung/seed0" in text and "missing" in text
     markdown = (folder / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in markdown.splitlines()[4:10]][2:] == [
+    table = markdown[markdown.index("## Table II") :].splitlines()[4:8]
+    assert [line.split("|")[1].strip() for line in table] == [
         *("UNet4", "UNet4 + CAB", "UNet4 + FV", "UNet4 + FV + PASPP"),
     ]
     with open(folder / "table.csv", newline="") as stream:
@@ -147,7 +149,7 @@ def test_own_means_over_different_cases_are_flagged_as_such(write_run, tmp_path)
     results = report.collect(tmp_path / "runs" / "demo")
     line = only_block(results).lines[0]
     assert line.law and line.law_same_cases
-    assert any("scores themselves are wrong" in note for note in sections(results, blocks(results))[0].notes)
+    assert any("scores themselves are wrong" in note for note in main_sections(results, blocks(results))[0].notes)
 
 
 def test_joint_runs_stand_beside_the_separate_ones(write_run, tmp_path):
@@ -285,7 +287,7 @@ def test_pictures_of_the_page_are_the_files_without_what_makes_them_large(tmp_pa
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "scan.png")
     Image.fromarray(np.kron(noise[:4, :4], np.ones((40, 40, 1), np.uint8))).save(tmp_path / "plot.png")
-    text = page.html("x", [], {"scan": tmp_path / "scan.png", "plot": tmp_path / "plot.png"})
+    text = page.html("x", [], [Picture(name, tmp_path / f"{name}.png") for name in ("scan", "plot")])
     scan, plot = (Image.open(BytesIO(b64decode(found))) for found in re.findall(r"base64,([^\"]+)", text))
     assert np.array_equal(np.asarray(plot), np.asarray(Image.open(tmp_path / "plot.png")))
     assert scan.size == (400, 300) and len(text) < 0.9 * (tmp_path / "scan.png").stat().st_size
@@ -294,9 +296,10 @@ def test_pictures_of_the_page_are_the_files_without_what_makes_them_large(tmp_pa
 def test_every_text_of_the_page_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
     Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
-    text = page.html(evil, [Section(evil, [evil], [[evil]], [evil])], {evil: tmp_path / "x.png"})
+    section = Section(evil, [evil], [[evil, evil]], [evil], evil)
+    text = page.html(evil, [section], [Picture(evil, tmp_path / "x.png")])
     assert "script" not in Page(text).tags
-    assert text.count("&lt;script&gt;") == 8
+    assert text.count("&lt;script&gt;") == 12
 
 
 def test_summary_rows_are_flat(write_run, tmp_path):

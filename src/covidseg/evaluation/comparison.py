@@ -257,7 +257,7 @@ def _influence(values: np.ndarray, patients: Sequence[Hashable]) -> np.ndarray:
 
 def _in_family(one: Comparison, p_holm: float | None, family: int) -> Comparison:
     corrected = replace(one, p_holm=p_holm, family=family)
-    if one.standard_error is None or one.df is None or not corrected.can_be_significant:
+    if not one.standard_error or one.df is None or not corrected.can_be_significant:
         return corrected
     alpha = (1 - CONFIDENCE) / family
     return replace(corrected, detectable=detectable_difference(one.standard_error, one.df, alpha))

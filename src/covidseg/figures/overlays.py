@@ -174,6 +174,11 @@ def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str,
         told = f"{found.difference:+.3f}" + ("" if found.p_holm is None else f"   p {found.p_holm_text}")
         axes.text(1.01, position, told, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    bounds = [
+        bound for found in comparisons for bound in (found.low, found.high, found.difference) if bound is not None
+    ]
+    reach = 1.4 * max(map(abs, bounds)) or 1.0
+    axes.set_xlim(-reach, reach)  # what cannot be detected may lie far beyond
     baselines = list(dict.fromkeys(found.baseline for found in comparisons))
     names = [_pair_name(found, titles, len(baselines) > 1) for found in comparisons]
     axes.set_yticks(range(len(comparisons)), names, fontsize=9)

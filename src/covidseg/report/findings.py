@@ -31,7 +31,7 @@ def comparisons(block: Block, titles: Titles, narrow: bool = False) -> list[Sect
     rows = [[own[name] for name in header] for own in cells]
     against = f" from {titles[block.comparisons[0].baseline]}" if len(baselines) == 1 else ""
     title = f"Differences{against}: {block.structure}, {block.set} set"
-    found = [Section(title, header, rows, comparison_notes(block.comparisons))]
+    found = [Section(title, header, rows, comparison_notes(block.comparisons), key=_key("comparisons", block))]
     return found if narrow else [*found, *_matrix(block, titles)]
 
 
@@ -48,13 +48,13 @@ def _comparison(one: Comparison, titles: Titles, narrow: bool) -> dict[str, str]
         "n": str(one.n),
         "patients": str(one.patients),
         "seeds": " and ".join(map(str, one.seeds)),
-        "detectable": _detectable(one.detectable, metric),
+        "detectable": detectable(one.detectable, metric),
         "effect d": ABSENT if one.effect is None else f"{one.effect:+.2f}",
         "better in": f"{one.superiority:.0%}",
     }
 
 
-def _detectable(difference: float | None, metric: Metric) -> str:
+def detectable(difference: float | None, metric: Metric) -> str:
     """A share cannot differ by more than 1."""
     if difference is not None and difference > metric.greatest:
         return f"> {metric.greatest:g}"
@@ -68,8 +68,8 @@ def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
     networks = [one for one in compared if one.of == OF_NETWORKS]
     if networks:
         notes.append(ONE_SEED if len(networks) == len(compared) else f"Where a row has one seed: {ONE_SEED}")
-    if hopeless := _hopeless(compared):
-        notes.append(hopeless)
+    if said := hopeless(compared):
+        notes.append(said)
     notes.append(
         "Paired over the cases with a reference that every run of both has a score for. p, two-sided: with several "
         "seeds of each row, t test with seeds and patients as random factors; with one, each patient's sign flipped or "
@@ -113,7 +113,7 @@ def agreement(block: Block, titles: Titles, narrow: bool = False) -> list[Sectio
         "In ml: prediction minus reference, each case averaged over its runs. Limits: bias ± 1.96 sd (Bland and Altman "
         "1986). ICC(A,1): absolute agreement of single values (McGraw and Wong 1996)."
     ]
-    return [Section(f"Volumes: {block.structure}, {block.set} set", header, rows, notes)]
+    return [Section(f"Volumes: {block.structure}, {block.set} set", header, rows, notes, key=_key("agreement", block))]
 
 
 def calibration(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
@@ -126,7 +126,8 @@ def calibration(block: Block, titles: Titles, narrow: bool = False) -> list[Sect
         "the structure, in 15 bins, near the structure, all runs together, over the few cases that runs keep it of."
     ]
     header = ["method", "calibration error", "cases"]
-    return [Section(f"Calibration: {block.structure}, {block.set} set", header, rows, notes)]
+    title = f"Calibration: {block.structure}, {block.set} set"
+    return [Section(title, header, rows, notes, key=_key("calibration", block))]
 
 
 def strata(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
@@ -184,6 +185,10 @@ PARTS: Mapping[str, Callable[[Block, Titles, bool], list[Section]]] = {
 }
 
 
+def _key(part: str, block: Block) -> str:
+    return f"{part}/{block.set}/{block.structure}"
+
+
 def _matrix(block: Block, titles: Titles) -> list[Section]:
     """Every two methods: the row's mean Dice minus the column's."""
     methods = list(dict.fromkeys(name for one in block.all_pairs for name in (one.baseline, one.row)))
@@ -197,13 +202,13 @@ def _matrix(block: Block, titles: Titles) -> list[Section]:
     rows = [[titles[own], *(cells.get((own, other), "") for other in methods)] for own in methods]
     family = block.all_pairs[0].family
     notes = [f"Row minus column, mean Dice. * p ≤ 0.05 after Holm's correction over these {family} pairs."]
-    if hopeless := _hopeless(block.all_pairs):
-        notes.append(hopeless)
+    if said := hopeless(block.all_pairs):
+        notes.append(said)
     header = ["", *(titles[name] for name in methods)]
     return [Section(f"Every two methods: {block.structure}, {block.set} set", header, rows, notes)]
 
 
-def _hopeless(compared: Sequence[Comparison]) -> str:
+def hopeless(compared: Sequence[Comparison]) -> str:
     """Said where no result of these tests could have been significant."""
     if any(one.can_be_significant for one in compared):
         return ""

@@ -6,10 +6,13 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from covidseg.evaluation.metrics import METRICS
 from covidseg.figures import overlays as figures
 from covidseg.report.analysis import ALL_SITES
 from covidseg.report.collect import Run, TableResults
+from covidseg.report.page import Picture
 from covidseg.report.table import Block, method_runs, scores
 from covidseg.runs.slices import FOLDER, Slice
 from covidseg.system.errors import BadInput
@@ -19,17 +22,17 @@ _CURVES = ("train/loss", "val/dice")
 _HEADINGS = {metric.column: metric.heading for metric in METRICS}
 
 
-def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: bool = True) -> dict[str, Path]:
-    """Write PNG files into `folder`; returns them by caption, in the order to show them.
+def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: bool = True) -> list[Picture]:
+    """Write PNG files into `folder`; returns them in the order to show them.
 
     `voxels=False` leaves out what shows a scan or a mask: contours and surfaces.
     """
-    drawn: dict[str, Path] = {}
+    drawn: list[Picture] = []
     runs = method_runs(results)
     titles = {line.method: line.title for block in blocks for line in block.lines}
 
-    def keep(caption: str, figure, *name: str) -> None:
-        drawn[caption] = figures.save(figure, folder / ("-".join(name) + ".png"))
+    def keep(caption: str, figure: Figure, *name: str, key: str = "") -> None:
+        drawn.append(Picture(caption, figures.save(figure, folder / ("-".join(name) + ".png")), key))
 
     for block in blocks:
         own = {method: [run for run in found if block.structure in run.structures] for method, found in runs.items()}
@@ -58,17 +61,25 @@ def _draw_numbers(block: Block, runs: dict[str, list[Run]], titles: Mapping[str,
         shown = {titles[method]: list(found.values()) for method, found in means.items()}
         paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
         figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
-        keep(f"Dice of every case: {where}.", figure, "dice", *name)
+        keep(f"Dice of every case: {where}.", figure, "dice", *name, key=f"comparisons/{'/'.join(name)}")
     for metric in dict.fromkeys(one.metric for one in block.comparisons):
         compared = [one for one in block.comparisons if one.metric == metric]
         figure = figures.differences_figure(compared, titles, f"{block.structure} {_HEADINGS[metric]}")
-        keep(f"Paired differences in {_HEADINGS[metric]}: {where}.", figure, "differences", *name, *_suffix(metric))
+        caption, file = f"Paired differences in {_HEADINGS[metric]}: {where}.", ("differences", *name, *_suffix(metric))
+        keep(caption, figure, *file, key=f"verdict/{'/'.join(name)}")
     if volumes := [one for one in block.volumes if one.site == ALL_SITES]:
         figure = figures.agreement_figure(volumes, titles, block.structure)
-        keep(f"Predicted against reference volumes: {where}.", figure, "volumes", *name)
+        keep(
+            f"Predicted against reference volumes: {where}.",
+            figure,
+            "volumes",
+            *name,
+            key=f"agreement/{'/'.join(name)}",
+        )
     if block.calibrations:
         curves = {titles[one.method]: one.reliability for one in block.calibrations}
-        keep(f"Calibration: {where}.", figures.calibration_figure(curves, block.structure), "calibration", *name)
+        figure = figures.calibration_figure(curves, block.structure)
+        keep(f"Calibration: {where}.", figure, "calibration", *name, key=f"calibration/{'/'.join(name)}")
 
 
 def _draw_contours(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:

@@ -13,3 +13,4 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     notes: Sequence[str] = ()
     code: str = ""
+    key: str = ""  # of the figures that stand below it on the page

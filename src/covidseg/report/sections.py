@@ -11,13 +11,20 @@ from covidseg.report.methods import methods, provenance, reproduce
 from covidseg.report.request import Request
 from covidseg.report.section import Section
 from covidseg.report.table import Block, Line
+from covidseg.report.verdict import verdict
 
 OURS_BREAKS, PAPER_BREAKS = "†", "*"  # beside a number that cannot be right
 
 
 def sections(results: TableResults, blocks: Sequence[Block]) -> list[Section]:
-    """All of the report: the paper's layout for each set, what stands behind it, comparisons, gaps, how it was made."""
-    found = main_sections(results, blocks)
+    """All of the report: the verdict and the paper's layout for each set, what stands behind, gaps, how it was made."""
+    found = []
+    for set_name, table in zip(
+        dict.fromkeys(block.set for block in blocks), main_sections(results, blocks), strict=True
+    ):
+        own = [block for block in blocks if block.set == set_name]
+        found += [verdict(block, {line.method: line.title for line in block.lines}) for block in own]
+        found.append(table)
     for block in blocks:
         titles = {line.method: line.title for line in block.lines}
         found += [section for part in findings.PARTS.values() for section in part(block, titles, False)]
@@ -63,7 +70,7 @@ def _main(results: TableResults, blocks: Sequence[Block]) -> Section:
     if any(line.paper for line in lines.values()):
         notes += ["In brackets: the paper's number, on other data."]
     notes += _law_notes(list(lines.values()))
-    return Section(f"{results.title}, {blocks[0].set} set", header, rows, notes)
+    return Section(f"{results.title}, {blocks[0].set} set", header, rows, notes, key=f"table/{blocks[0].set}")
 
 
 def _narrow(results: TableResults, block: Block) -> Section:
@@ -133,7 +140,7 @@ def _main_cells(line: Line | None) -> list[str]:
         if line.law and position == 0:
             ours += OURS_BREAKS
         if line.paper:
-            ours += f" ({line.paper[position]:.3f}{PAPER_BREAKS if line.paper_law and position == 0 else ''})"
+            ours += f"\n({line.paper[position]:.3f}{PAPER_BREAKS if line.paper_law and position == 0 else ''})"
         cells.append(ours)
     return cells
 
