@@ -137,6 +137,14 @@ def test_volumes_average_the_runs_of_a_case_before_they_are_compared():
     assert [(one.site, one.agreement.bias) for one in sites] == [("A", 0.0), ("B", 20.0)]
 
 
+def test_cases_of_unknown_volume_are_in_no_third_and_no_agreement():
+    cases = [case(f"c{i}", i / 10, reference_ml=10.0 * (i + 1)) for i in range(9)]
+    unknown = [case("old", 0.5, None, None)]
+    assert strata({"a": cases + unknown}) == strata({"a": cases})
+    assert volumes({"a": cases + unknown}) == volumes({"a": cases})
+    assert volumes({"a": unknown}) == [] and failures({"a": unknown})[0].reference_ml == 0
+
+
 @pytest.mark.parametrize(
     ("counts", "reason"),
     [

@@ -59,15 +59,14 @@ def cases_of(runs: Sequence[Run], set_name: str, structure: str) -> list[Mapping
 
 def strata(by_method: Mapping[str, Cases]) -> list[Stratum]:
     """Dice by thirds of the reference's volume, then by site where there are several."""
-    volumes = sorted({case["case"]: case["reference_ml"] for own in by_method.values() for case in own}.values())
-    present = [ml for ml in volumes if ml]
-    sites = sorted({case["site"] for own in by_method.values() for case in own})
-    groups = _thirds(present) if len(present) >= 6 else {}
     by_method = {method: own for method, own in by_method.items() if own}
+    lines = [case for own in by_method.values() for case in own]
+    present = sorted(ml for ml in {case["case"]: case["reference_ml"] for case in lines}.values() if ml)
+    sites = sorted({case["site"] for case in lines})
     found = []
-    for name, (low, high) in groups.items():
+    for name, (low, high) in _thirds(present).items():
         for method, own in by_method.items():
-            found.append(_stratum(method, name, [case for case in own if low < case["reference_ml"] <= high]))
+            found.append(_stratum(method, name, [case for case in own if low < (case["reference_ml"] or 0) <= high]))
     for site in sites if len(sites) > 1 else []:
         for method, own in by_method.items():
             found.append(_stratum(method, f"site {site or 'unnamed'}", [case for case in own if case["site"] == site]))
@@ -77,7 +76,8 @@ def strata(by_method: Mapping[str, Cases]) -> list[Stratum]:
 def volumes(by_method: Mapping[str, Cases]) -> list[Volumes]:
     """Agreement of volumes over all cases, then by site where there are several; a case's runs are averaged."""
     found = []
-    for method, own in by_method.items():
+    for method, lines in by_method.items():
+        own = [case for case in lines if None not in (case["prediction_ml"], case["reference_ml"])]
         if not own:
             continue
         found.append(_volumes(method, ALL_SITES, own))
@@ -137,7 +137,9 @@ def _reason_of_run(case: Mapping[str, Any]) -> str:
 
 
 def _thirds(volumes_ml: Sequence[float]) -> dict[str, tuple[float, float]]:
-    """{name: (above, up to)} of three parts of equally many cases; equal volumes stay together."""
+    """{name: (above, up to)} of three parts of equally many cases, from six on; equal volumes stay together."""
+    if len(volumes_ml) < 2 * 3:
+        return {}
     first, second = (float(np.quantile(volumes_ml, part, method="inverted_cdf")) for part in (1 / 3, 2 / 3))
     if not 0 < first < second < volumes_ml[-1]:
         return {}
