@@ -205,6 +205,15 @@ def test_the_verdict_of_no_difference_says_what_could_not_be_seen():
     assert "No test can be significant with 6 patients and 2 comparisons" in said
 
 
+def test_the_verdict_of_rows_whose_seeds_vary_too_much():
+    """Two seeds far apart: no Dice is different enough to be seen."""
+    cases = dict.fromkeys(range(12), 0.5)
+    rows = {name: RowScores({0: cases, 1: dict.fromkeys(cases, low)}) for name, low in (("base", 0.1), ("same", 0.0))}
+    compared = compare_all({"dice": rows}, [("same", "base")], {case: case for case in cases})
+    (said,) = told(Block("test", "lesion", (), tuple(compared)))
+    assert "No difference that Dice can have would be found four times in five" in said
+
+
 def test_the_verdict_of_nothing_to_compare(write_run, tmp_path):
     write_run("table2", "fv")
     (block,) = blocks(report.collect(tmp_path / "runs" / "table2"))

@@ -48,13 +48,13 @@ def _comparison(one: Comparison, titles: Titles, narrow: bool) -> dict[str, str]
         "n": str(one.n),
         "patients": str(one.patients),
         "seeds": " and ".join(map(str, one.seeds)),
-        "detectable": detectable(one.detectable, metric),
+        "detectable": _detectable(one.detectable, metric),
         "effect d": ABSENT if one.effect is None else f"{one.effect:+.2f}",
         "better in": f"{one.superiority:.0%}",
     }
 
 
-def detectable(difference: float | None, metric: Metric) -> str:
+def _detectable(difference: float | None, metric: Metric) -> str:
     """A share cannot differ by more than 1."""
     if difference is not None and difference > metric.greatest:
         return f"> {metric.greatest:g}"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from covidseg.evaluation.comparison import OF_NETWORKS, Comparison
 from covidseg.evaluation.metrics import METRICS, Metric
 from covidseg.evaluation.statistics import CONFIDENCE
-from covidseg.report.cells import interval
-from covidseg.report.findings import ONE_SEED, Titles, detectable, hopeless
+from covidseg.report.cells import interval, number
+from covidseg.report.findings import ONE_SEED, Titles, hopeless
 from covidseg.report.section import Section
 from covidseg.report.table import Block
 
@@ -68,12 +68,15 @@ def _design(compared: Sequence[Comparison]) -> str:
 def _limits(compared: Sequence[Comparison], metric: Metric) -> list[str]:
     if said := hopeless(compared):
         return [said]
-    sizes = sorted(one.detectable for one in compared if one.detectable is not None)
+    sizes = [one.detectable for one in compared if one.detectable is not None]
     if not sizes:
         return []
-    smallest, largest = (detectable(size, metric) for size in (sizes[0], sizes[-1]))
-    between = smallest if smallest == largest else f"{smallest} to {largest}"
-    return [f"A true difference has to be {between} to be found four times in five: a smaller one is not excluded."]
+    if min(sizes) > metric.greatest:
+        found = "would be found four times in five: seeds and cases vary too much"
+        return [f"No difference that {metric.title} can have {found}."]
+    between = "or more" if max(sizes) > metric.greatest else f"to {number(max(sizes), metric.digits)}"
+    needed = f"{number(min(sizes), metric.digits)} {between if len(sizes) > 1 else ''}".strip()
+    return [f"A true difference has to be {needed} to be found four times in five: a smaller one is not excluded."]
 
 
 def _is_better(one: Comparison, metric: Metric) -> bool:
