@@ -222,8 +222,7 @@ def test_coverage_below_twenty_patients_is_as_it_is_told(patients):
     assert coverage(4000, patients) == pytest.approx(COVERAGE[patients], abs=0.02)
 
 
-def test_matrix_and_mean_are_of_the_cases_asked_for():
+def test_the_matrix_is_of_the_cases_asked_for():
     scores = row([0.1, 0.2], [0.3, 0.4])
     assert scores.matrix(["c1"]).tolist() == [[0.2], [0.4]]
-    assert scores.mean() == pytest.approx({"c0": 0.2, "c1": 0.3})
     assert ours.RowScores({0: {"a": 1.0}, 1: {"b": 1.0}}).complete() == set()

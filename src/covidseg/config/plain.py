@@ -1,7 +1,7 @@
 """A composed configuration as plain containers, for what does not know OmegaConf."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 def as_dict(config: Any, resolve: bool = True) -> dict[str, Any]:
     """A section of a configuration as dicts and lists, its interpolations resolved unless told otherwise."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all that is no mapping, below a mapping; an empty one is a value."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
 
 
 def expand_home(config: DictConfig | ListConfig) -> None:

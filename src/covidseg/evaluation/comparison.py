@@ -1,10 +1,10 @@
 """Whether two rows of a table differ on the same cases, where a row is a method and a run of it one draw of a seed.
 
 One trained network differs from the next one of the same method by its seed. A test over patients alone takes that for
-a property of the method: with a seed's sd of .01 Dice it calls two equal methods different in 40 % of trials
-(`experiments/statistics`). So from two seeds of each row on, seeds are a random factor beside patients, as readers are
-in a reader study: the mixed model of Obuchowski & Rockette (Commun. Stat. Simul. 1995, 24:285) with seeds nested in
-rows (Hillis, Stat. Med. 2014, 33:330),
+a property of the method: with 130 patients and a seed's sd of 0.01 Dice it calls two equal methods different in a third
+of trials (`experiments/statistics`). So from two seeds of each row on, seeds are a random factor beside patients, as
+readers are in a reader study: the mixed model of Obuchowski & Rockette (Commun. Stat. Simul. 1995, 24:285) with seeds
+nested in rows (Hillis, Stat. Med. 2014, 33:330),
 
     score = row + seed(row) + patient + row x patient + rest.
 
@@ -25,7 +25,6 @@ from covidseg.evaluation.statistics import (
     CONFIDENCE,
     FEWEST_PATIENTS,
     by_patient,
-    case_means,
     detectable_difference,
     holm,
     mean_interval,
@@ -49,10 +48,6 @@ class RowScores:
     def seeds_vary(self) -> bool:
         """Whether the spread over seeds is known, or there is none."""
         return not self.learned or len(self.by_seed) > 1
-
-    def mean(self) -> dict[Case, float]:
-        """Each case's mean over the seeds that scored it."""
-        return case_means((case, value) for scores in self.by_seed.values() for case, value in scores.items())
 
     def complete(self) -> set[Case]:
         """The cases that every seed has a score of."""

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from covidseg.config.plain import leaves
 from covidseg.evaluation.comparison import OF_METHODS
 from covidseg.evaluation.metrics import METRICS
 from covidseg.report.cells import ABSENT
@@ -154,13 +155,13 @@ def _differences(results: TableResults) -> list[list[str]]:
     of_row: dict[str, dict[str, Any]] = {}
     for run in results.finished:
         if run.row not in of_row and (config := _config(run)):
-            of_row[run.row] = dict(_leaves(config))
-    keys = sorted({key for leaves in of_row.values() for key in leaves if not key.startswith(_NOT_A_DIFFERENCE)})
+            of_row[run.row] = dict(leaves(config))
+    keys = sorted({key for own in of_row.values() for key in own if not key.startswith(_NOT_A_DIFFERENCE)})
     rows = []
     for key in keys:
         values: dict[str, list[str]] = {}
-        for row, leaves in of_row.items():
-            values.setdefault(_short(leaves.get(key, ABSENT)), []).append(row)
+        for row, own in of_row.items():
+            values.setdefault(_short(own.get(key, ABSENT)), []).append(row)
         if len(values) > 1 and key.rpartition(".")[2] != "_partial_":
             rows.append([key, "; ".join(f"{' '.join(names)}: {value}" for value, names in values.items())])
     return rows
@@ -168,14 +169,6 @@ def _differences(results: TableResults) -> list[list[str]]:
 
 def _config(run: Run) -> dict[str, Any]:
     return scrubbed(run.config) if run.config else {}
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 def _short(value: Any) -> str:

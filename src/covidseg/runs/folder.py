@@ -22,7 +22,7 @@ from yaml import AliasToken, AnchorToken, TagToken, YAMLError
 
 from covidseg.config.moved import with_present_names
 from covidseg.config.paths import CONF
-from covidseg.config.plain import as_dict, load_yaml
+from covidseg.config.plain import as_dict, leaves, load_yaml
 from covidseg.data.prepare.splits import ALL
 from covidseg.runs.timing import PARTS
 from covidseg.scans.gate.names import printable
@@ -358,10 +358,10 @@ def _text_of(path: Path) -> str:
 
 def _significant(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     values = plain(cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg)))
-    leaves = dict(_leaves({key: values.get(key) for key in SIGNIFICANT}))
+    found = dict(leaves({key: values.get(key) for key in SIGNIFICANT}))
     if callbacks := {name: node for name, node in (values.get("callbacks") or {}).items() if name not in WATCHING}:
-        leaves |= dict(_leaves(callbacks, "callbacks"))
-    return {key: value for key, value in leaves.items() if key not in INSIGNIFICANT}
+        found |= dict(leaves(callbacks, "callbacks"))
+    return {key: value for key, value in found.items() if key not in INSIGNIFICANT}
 
 
 def _differences(held: DictConfig, wanted: DictConfig) -> str:
@@ -372,20 +372,12 @@ def _differences(held: DictConfig, wanted: DictConfig) -> str:
     return shown + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
 def _choice(group: str, node: Mapping[str, Any]) -> str:
     """The file of a config group that agrees with `node` in most values."""
-    wanted = dict(_leaves(as_dict(node, resolve=False) if isinstance(node, DictConfig) else node))
+    wanted = dict(leaves(as_dict(node, resolve=False) if isinstance(node, DictConfig) else node))
     agreement = {}
     for file in sorted((CONF / group).glob("*.yaml")):
-        offered = dict(_leaves(as_dict(_with_base(file), resolve=False)))
+        offered = dict(leaves(as_dict(_with_base(file), resolve=False)))
         if offered.get("_target_") == wanted.get("_target_"):
             agreement[file.stem] = sum(1 if wanted.get(key) == value else -1 for key, value in offered.items())
     if not agreement:
