@@ -181,6 +181,10 @@ def test_calibrations_that_runs_kept_are_shown_and_a_damaged_one_is_left_out(wri
                 one.save(run, case_id, "lesion")
     (run / "calibration" / "tp01_lesion.json").write_text("[]")
     one.save(run, "of_another_set", "lesion")
+    one.save(tmp_path, "elsewhere", "lesion")
+    outside = "../../../../../../calibration/elsewhere"
+    assert (run / "calibration" / f"{outside}_lesion.json").is_file()
+    change(run, case=lambda line: outside if line["case"] == "tp02" else line["case"])  # a table may name anything
     shown = texts(collect())["Calibration: lesion, test set"]
     assert [list(row) for row in shown.rows] == [["UNet4", "0.000", "2"], ["UNet4 + FV", "0.400", "2"]]
     report.write(collect(), tmp_path / "out", Request(pictures=False))

@@ -110,9 +110,11 @@ def calibrations(by_method: Mapping[str, Sequence[Run]], set_name: str, structur
 
 
 def _kept(run: Run, set_name: str, structure: str) -> Iterator[tuple[str, Reliability]]:
-    for case in dict.fromkeys(case["case"] for case in cases_of([run], set_name, structure)):
-        path = run.folder / FOLDER / f"{case}_{structure}.json"
-        if path.is_file():
+    """By the files that are there: a case's name comes from a table, and is no path."""
+    cases = {case["case"] for case in cases_of([run], set_name, structure)}
+    for path in sorted((run.folder / FOLDER).glob(f"*_{structure}.json")):
+        case = path.stem.removesuffix(f"_{structure}")
+        if case in cases:
             with suppress(BadInput):
                 yield case, Reliability.load(path)
 
