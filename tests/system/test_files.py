@@ -108,6 +108,14 @@ def test_a_file_in_the_place_of_a_folder_is_an_environment_fault(tmp_path):
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_numbers_of_a_csv_file_come_back_as_numbers(tmp_path):
+    line = {"row": "1e5", "seeds": "0 1", "n": 17, "mean": 0.25, "law": True, "paper": None}
+    files.write_csv(tmp_path / "a.csv", [line, line | {"law": False}], list(line))
+    first, second = files.read_csv(tmp_path / "a.csv", ("row", "seeds"))
+    assert first == line and second == line | {"law": False}
+    assert isinstance(first["mean"], float) and first["law"] is True
+
+
 def test_csv_formulas_are_inert(tmp_path):
     files.write_csv(tmp_path / "a.csv", [{"case": "=cmd|' /C calc'!A0", "dice": -0.5}], ["case", "dice"])
     assert (tmp_path / "a.csv").read_text() == "case,dice\n'=cmd|' /C calc'!A0,-0.5\n"

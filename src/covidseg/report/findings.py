@@ -73,11 +73,17 @@ def comparison_notes(compared: Sequence[Comparison]) -> list[str]:
     notes.append(
         "Paired over the cases with a reference that every run of both has a score for. p, two-sided: with several "
         "seeds of each row, t test with seeds and patients as random factors; with one, each patient's sign flipped or "
-        f"not. Holm's correction over the {family} comparisons shown. Detectable: the true difference that this design "
-        f"and spread reveal with 80 % power at the level left ({(1 - CONFIDENCE) / max(family, 1):.2g}); a smaller one "
-        "is not excluded by a large p."
+        f"not{_smallest(compared)}. Holm's correction over the {family} comparisons shown. Detectable: the true "
+        "difference that this design and spread reveal with 80 % power at the level left "
+        f"({(1 - CONFIDENCE) / max(family, 1):.2g}); a smaller one is not excluded by a large p."
     )
     return notes
+
+
+def _smallest(compared: Sequence[Comparison]) -> str:
+    """The limit of the permutation tests among them."""
+    limits = [one.smallest_p for one in compared if one.p is not None and one.smallest_p]
+    return f" (the smallest possible p: {min(limits):.2g})" if limits else ""
 
 
 def ranking(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
