@@ -157,9 +157,9 @@ def swept(call, done, root):
         tabulated(root, table, rows)
 
 
-def tabulated(root, table, rows):
+def tabulated(root, table, rows, folder="results"):
     """The table has a score of each row, and stands in each of its forms."""
-    results = root / "experiments" / table / "results"
+    results = root / "experiments" / table / folder
     with open(results / "table.csv", newline="") as stream:
         lines = [line for line in csv.DictReader(stream) if line["set"] == "test" and line["structure"] == "lesion"]
     scores = {line["method"]: line for line in lines if line["method"] in rows}
@@ -170,7 +170,8 @@ def tabulated(root, table, rows):
 
 def reported(call, done, root):
     table = call.option("table")
-    tabulated(root, table, [path.name for path in (root / "runs" / table).iterdir()])
+    runs = root / call.option("paths.runs", "runs") / table
+    tabulated(root, table, [path.name for path in runs.iterdir()], call.option("results", "results"))
 
 
 def predicted(call, done, root):

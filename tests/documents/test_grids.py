@@ -37,7 +37,8 @@ def expected(call):
     rows = len(list((EXPERIMENTS / ROWS[call.option("sweep")][0]).glob("*.yaml")))
     seeds = len(call.option("seed", "0,1,2").split(","))
     folds = len(fold.split(",")) if (fold := call.option("fold")) else FOLDS.get(call.option("data"), 1)
-    return rows * 2 * seeds * folds
+    tasks = len(call.option("task", "lesion,lung").split(","))
+    return rows * tasks * seeds * folds
 
 
 @pytest.mark.slow

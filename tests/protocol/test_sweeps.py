@@ -12,6 +12,7 @@ from covidseg.sweep import folds as folds_module
 from covidseg.sweep import launch as launching
 from covidseg.system.files import read_json
 
+SEEDS = 3  # of each row, unless `seed=` says otherwise
 TWO = ("experiments/table1=fcn,unet3d", "task=lesion")
 
 
@@ -31,16 +32,16 @@ def planned(monkeypatch, command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "count"),
     [
-        (["sweep=comparison"], 6 * 2 * 5),
-        (["sweep=ablation"], 10 * 2 * 5),
-        pytest.param(["sweep=ablation", "seed=0,1,2"], 10 * 2 * 5 * 3, marks=pytest.mark.slow),
-        (["sweep=comparison", *TWO, "fold=0,1"], 2 * 2),
-        (["sweep=comparison", *TWO, "fold=all"], 2),
-        (["sweep=ablation", "experiments/table2=full,unet4", "task=lesion"], 2 * 5),
+        (["sweep=comparison"], 6 * 2 * 5 * SEEDS),
+        (["sweep=ablation", "seed=0"], 10 * 2 * 5),
+        pytest.param(["sweep=ablation"], 10 * 2 * 5 * SEEDS, marks=pytest.mark.slow),
+        (["sweep=comparison", *TWO, "fold=0,1"], 2 * 2 * SEEDS),
+        (["sweep=comparison", *TWO, "fold=all"], 2 * SEEDS),
+        (["sweep=ablation", "experiments/table2=full,unet4", "task=lesion"], 2 * 5 * SEEDS),
         (["-m", "model=fcn,unet3d"], 2 * 5),
-        (["sweep=comparison", *TWO, "data.splits.published=covid19_ct_seg_4train.json"], 2 * 5),
-        (["sweep=comparison", *TWO, "data.splits.published=null", "data.splits.folds=3"], 2 * 3),
-        (["sweep=comparison", *TWO, "data.splits.test_fraction=0.2"], 2),
+        (["sweep=comparison", *TWO, "data.splits.published=covid19_ct_seg_4train.json"], 2 * 5 * SEEDS),
+        (["sweep=comparison", *TWO, "data.splits.published=null", "data.splits.folds=3"], 2 * 3 * SEEDS),
+        (["sweep=comparison", *TWO, "data.splits.test_fraction=0.2"], 2 * SEEDS),
     ],
 )
 def test_the_grid_is_that_of_rows_tasks_seeds_and_folds(planned, ct_seg, arguments, count):
@@ -62,7 +63,9 @@ def test_the_grid_is_that_of_rows_tasks_seeds_and_folds(planned, ct_seg, argumen
     assert time.monotonic() - began < 90
 
 
-@pytest.mark.parametrize(("arguments", "count"), [(["sweep=demo"], 2), (["sweep=ablation", "data=phantom"], 20)])
+@pytest.mark.parametrize(
+    ("arguments", "count"), [(["sweep=demo"], 2), (["sweep=ablation", "data=phantom", "seed=0"], 20)]
+)
 def test_data_with_a_test_set_are_not_even_listed(planned, monkeypatch, tmp_path, arguments, count):
     monkeypatch.setattr(folds_module.subprocess, "run", None)
     status, rows, out, err = planned(*arguments)
@@ -84,13 +87,13 @@ def test_a_prepared_folder_says_itself_how_it_is_divided(command, planned, ct_se
     manifest = read_json(tmp_path / "runs/t/r/lesion/seed0-fold0/manifest.json")
     folder = prepared_here / "prepared" / f"covid19_ct_seg-{manifest['data']['hash']}"
     status, rows, _, err = planned("sweep=comparison", *TWO, "data=covid19_ct_seg", f"data.prepared={folder}")
-    assert status == 0 and len(rows) == 10, err
+    assert status == 0 and len(rows) == 10 * SEEDS, err
 
 
 def test_declared_test_cases_need_no_folds(planned, write_folder):
     data = write_folder("abc", csv="case,split\na,test\n")
     status, rows, out, err = planned("sweep=comparison", *TWO, *data, "data.splits.test_fraction=0")
-    assert status == 0 and len(rows) == 2 and out == "", err
+    assert status == 0 and len(rows) == 2 * SEEDS and out == "", err
 
 
 def test_what_is_wrong_with_the_data_is_said_once_and_nothing_starts(planned, write_folder, tmp_path):
@@ -100,7 +103,7 @@ def test_what_is_wrong_with_the_data_is_said_once_and_nothing_starts(planned, wr
     status, rows, _, err = planned("sweep=comparison", *TWO, *data)
     assert (status, rows) == (2, []) and "has no test set, so a run could not be scored -> data.splits.test_" in err
     status, rows, _, _ = planned("sweep=comparison", *TWO, *data, "data.splits.folds=3")
-    assert status == 0 and len(rows) == 6
+    assert status == 0 and len(rows) == 2 * 3 * SEEDS
 
 
 @pytest.mark.slow
@@ -114,7 +117,7 @@ def test_a_sweep_over_data_without_a_test_set_ends_with_a_scored_table(write_fol
 
     def sweep(*arguments):
         script = str(ROOT / "src" / "train.py")
-        rows = ["sweep=ablation", "experiments/table2=unet4,full", "task=lesion"]
+        rows = ["sweep=ablation", "experiments/table2=unet4,full", "task=lesion", "seed=0"]
         return subprocess.run(
             [sys.executable, script, *rows, *write_folder("abcd"), *small, *arguments],
             cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,

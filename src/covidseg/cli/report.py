@@ -24,7 +24,7 @@ def report(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """A bare word in the first place is the part: `report.py agreement` is `report.py part=agreement`."""
+    """A bare word in the first place names the part: `agreement` stands for `part=agreement`."""
     if sys.argv[1:] and sys.argv[1].isidentifier():
         sys.argv[1] = f"part={sys.argv[1]}"
     report()
