@@ -103,6 +103,11 @@ class Comparison:
         return p_text(self.p_holm, (self.p_holm or 0.0) if at_limit else 0.0)
 
     @property
+    def is_significant(self) -> bool:
+        """At 5 %, corrected."""
+        return self.p_holm is not None and self.p_holm <= 1 - CONFIDENCE
+
+    @property
     def can_be_significant(self) -> bool:
         """Whether the smallest possible p survives the correction over the whole family."""
         return self.p is not None and self.smallest_p * self.family <= 1 - CONFIDENCE
@@ -207,8 +212,8 @@ def difference_error(ours: np.ndarray, theirs: np.ndarray) -> DifferenceError:
     """`DifferenceError` from two tables (seed, patient) of the same patients; a row of one seed adds none of its own.
 
     Satterthwaite's df take the variance parts as known up to their own df. With very few seeds they are not, so the
-    seeds' part weighs more by 1/(2 (S-1)), S the fewer seeds of the two: simulated (`experiments/statistics`), the test
-    then keeps its level from two seeds on, also where one row varies and the other does not.
+    seeds' part weighs more by 1/(2 (S-1)), S the fewer seeds of the two. In simulations (`experiments/statistics`,
+    tests/evaluation/test_comparison.py) the test then keeps its level from two seeds on.
     """
     n = ours.shape[1]
     if n < FEWEST_PATIENTS:

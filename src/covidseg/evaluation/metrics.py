@@ -160,6 +160,7 @@ METRICS = (
         false_alarm=BY_FORMULA, missed=BY_FORMULA, both_empty=0.0, higher_is_better=False, unit="ml", digits=1,
     ),
 )  # fmt: skip
+BY_COLUMN = {metric.column: metric for metric in METRICS}
 IN_PAPER = tuple(metric for metric in METRICS if metric.in_paper)  # Dice, sensitivity, precision
 
 

@@ -116,9 +116,7 @@ def _statistics(results: TableResults, found: Sequence[Block]) -> dict[str, Any]
                 "all_pairs": [one.to_dict() for one in block.all_pairs],
                 "ranking": None if block.ranking is None else asdict(block.ranking),
                 "strata": [asdict(one) for one in block.strata],
-                "volumes": [
-                    {"method": one.method, "site": one.site, **one.agreement.to_dict()} for one in block.volumes
-                ],
+                "volumes": [{"method": one.method, "site": one.site, **asdict(one.agreement)} for one in block.volumes],
                 "worst": [asdict(one) for one in block.failures],
                 "calibration": [asdict(one) | {"error": one.reliability.error} for one in block.calibrations],
             }

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from covidseg.config.plain import as_dict, load_yaml
 from covidseg.data.prepare.splits import ALL, HELD_OUT
-from covidseg.evaluation.metrics import METRICS
+from covidseg.evaluation.metrics import BY_COLUMN
 from covidseg.evaluation.results import COLUMNS
 from covidseg.evaluation.structures import NAMES
 from covidseg.runs.folder import NOT_SCORED, UNSCORED, RunFolder, run_identity
@@ -21,9 +21,8 @@ from covidseg.system.errors import BadInput
 
 THRESHOLD_ROW = "threshold"  # of covidseg.cli.baseline: what tables without a baseline of their own are compared with
 SETS = (*HELD_OUT, "validation")  # in the order of the report
-_METRICS = {metric.column: metric for metric in METRICS}
 _REQUIRED = {
-    name for name in COLUMNS if name not in _METRICS or _METRICS[name].in_paper
+    name for name in COLUMNS if name not in BY_COLUMN or BY_COLUMN[name].in_paper
 }  # older runs lack later metrics
 _TEXT = {"case", "patient", "site", "set", "structure", "undefined"}
 
@@ -52,6 +51,12 @@ class Run:
     def learned(self) -> bool:
         """Whether another seed would have given other scores: not so for a fitted threshold."""
         return "threshold" not in self.metrics
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Of training, where the run says so."""
+        train = self.metrics.get("train")
+        return train.get("seconds") if isinstance(train, Mapping) else None
 
     @property
     def name(self) -> str:
@@ -210,7 +215,7 @@ def _value(column: str, text: str) -> Any:
     if column in _TEXT:
         return text
     number = float(text) if text else None
-    greatest = _METRICS[column].greatest if column in _METRICS else math.inf
+    greatest = BY_COLUMN[column].greatest if column in BY_COLUMN else math.inf
     if number is not None and not 0 <= number < greatest + 1e-9:
         raise ValueError(f"{column} {text}")
     return number

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from covidseg.evaluation.comparison import OF_NETWORKS, Comparison
-from covidseg.evaluation.metrics import METRICS, Metric
+from covidseg.evaluation.metrics import BY_COLUMN, Metric
 from covidseg.evaluation.statistics import CONFIDENCE, Summary
 from covidseg.report.cells import ABSENT, interval, number, spread
 from covidseg.report.section import Section
 from covidseg.report.table import Block
 
-_METRICS = {metric.column: metric for metric in METRICS}
 _WIDE = {"p", "patients", "seeds", "effect d", "better in"}  # columns that a terminal has no room for
 Titles = Mapping[str, str]  # method -> how it is called in a table
 ONE_SEED = (
@@ -30,13 +29,13 @@ def comparisons(block: Block, titles: Titles, narrow: bool = False) -> list[Sect
     header = [name for name in cells[0] if name not in left_out]
     rows = [[own[name] for name in header] for own in cells]
     against = f" from {titles[block.comparisons[0].baseline]}" if len(baselines) == 1 else ""
-    title = f"Differences{against}: {block.structure}, {block.set} set"
-    found = [Section(title, header, rows, comparison_notes(block.comparisons), key=_key("comparisons", block))]
+    title = f"Differences{against}: {block.where}"
+    found = [Section(title, header, rows, comparison_notes(block.comparisons), key=block.place("comparisons"))]
     return found if narrow else [*found, *_matrix(block, titles)]
 
 
 def _comparison(one: Comparison, titles: Titles, narrow: bool) -> dict[str, str]:
-    metric = _METRICS[one.metric]
+    metric = BY_COLUMN[one.metric]
     return {
         "method": titles[one.row],
         "against": titles[one.baseline],
@@ -101,7 +100,7 @@ def ranking(block: Block, titles: Titles, narrow: bool = False) -> list[Section]
         "(1: the same order, 0: none of it left)."
     ]
     header = ["method, best first", "rank in 95 % of resamples", "comes first in"]
-    return [Section(f"Order by mean Dice: {block.structure}, {block.set} set", header, rows, notes)]
+    return [Section(f"Order by mean Dice: {block.where}", header, rows, notes)]
 
 
 def agreement(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
@@ -119,7 +118,7 @@ def agreement(block: Block, titles: Titles, narrow: bool = False) -> list[Sectio
         "In ml: prediction minus reference, each case averaged over its runs. Limits: bias ± 1.96 sd (Bland and Altman "
         "1986). ICC(A,1): absolute agreement of single values (McGraw and Wong 1996)."
     ]
-    return [Section(f"Volumes: {block.structure}, {block.set} set", header, rows, notes, key=_key("agreement", block))]
+    return [Section(f"Volumes: {block.where}", header, rows, notes, key=block.place("agreement"))]
 
 
 def calibration(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
@@ -132,8 +131,8 @@ def calibration(block: Block, titles: Titles, narrow: bool = False) -> list[Sect
         "the structure, in 15 bins, near the structure, all runs together, over the few cases that runs keep it of."
     ]
     header = ["method", "calibration error", "cases"]
-    title = f"Calibration: {block.structure}, {block.set} set"
-    return [Section(title, header, rows, notes, key=_key("calibration", block))]
+    title = f"Calibration: {block.where}"
+    return [Section(title, header, rows, notes, key=block.place("calibration"))]
 
 
 def strata(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
@@ -149,7 +148,7 @@ def strata(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
         f"Mean Dice{'' if narrow else ' ± sd'} [cases]. Thirds of the cases by the reference's volume; those without "
         "a reference are in none."
     ]
-    return [Section(f"By size and site: {block.structure}, {block.set} set", ["method", *groups], rows, notes)]
+    return [Section(f"By size and site: {block.where}", ["method", *groups], rows, notes)]
 
 
 def worst(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
@@ -172,7 +171,7 @@ def worst(block: Block, titles: Titles, narrow: bool = False) -> list[Section]:
         "Missed: nothing of the reference was found. False alarm: there is no reference. Too little found: sensitivity "
         "below 0.5. Too much marked: precision below 0.5."
     ]
-    return [Section(f"Worst cases: {block.structure}, {block.set} set", header, rows, notes)]
+    return [Section(f"Worst cases: {block.where}", header, rows, notes)]
 
 
 def _stratum(summary: Summary | None, narrow: bool) -> str:
@@ -191,10 +190,6 @@ PARTS: Mapping[str, Callable[[Block, Titles, bool], list[Section]]] = {
 }
 
 
-def _key(part: str, block: Block) -> str:
-    return f"{part}/{block.set}/{block.structure}"
-
-
 def _matrix(block: Block, titles: Titles) -> list[Section]:
     """Every two methods: the row's mean Dice minus the column's."""
     methods = list(dict.fromkeys(name for one in block.all_pairs for name in (one.baseline, one.row)))
@@ -202,7 +197,7 @@ def _matrix(block: Block, titles: Titles) -> list[Section]:
         return []
     cells = {}
     for one in block.all_pairs:
-        star = "*" if one.p_holm is not None and one.p_holm <= 1 - CONFIDENCE else ""
+        star = "*" if one.is_significant else ""
         cells[one.row, one.baseline] = f"{one.difference:+.3f}{star}"
         cells[one.baseline, one.row] = f"{-one.difference:+.3f}{star}"
     rows = [[titles[own], *(cells.get((own, other), "") for other in methods)] for own in methods]
@@ -211,7 +206,7 @@ def _matrix(block: Block, titles: Titles) -> list[Section]:
     if said := hopeless(block.all_pairs):
         notes.append(said)
     header = ["", *(titles[name] for name in methods)]
-    return [Section(f"Every two methods: {block.structure}, {block.set} set", header, rows, notes)]
+    return [Section(f"Every two methods: {block.where}", header, rows, notes)]
 
 
 def hopeless(compared: Sequence[Comparison]) -> str:

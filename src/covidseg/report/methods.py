@@ -190,7 +190,7 @@ def _sizes(values: Sequence[float]) -> str:
 
 def _hours(runs: Sequence[Run]) -> list[str]:
     """Of training and of everything, over all runs that say so."""
-    trained = sum(train["seconds"] for run in runs if isinstance(train := run.metrics.get("train"), Mapping))
+    trained = sum(run.train_seconds or 0 for run in runs)
     whole = sum(sum(parts.values()) for run in runs if isinstance(parts := run.metrics.get("seconds"), Mapping))
     return [f"{trained / 3600:.2f} of training, {whole / 3600:.2f} in all"] if trained else []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from covidseg.evaluation.metrics import METRICS
+from covidseg.evaluation.metrics import BY_COLUMN
 from covidseg.figures import overlays as figures
 from covidseg.report.analysis import ALL_SITES
 from covidseg.report.collect import Run, TableResults
@@ -19,7 +19,6 @@ from covidseg.system.errors import BadInput
 
 Keep = Callable[..., None]  # (caption, figure, parts of the file's name)
 _CURVES = ("train/loss", "val/dice")
-_HEADINGS = {metric.column: metric.heading for metric in METRICS}
 
 
 def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: bool = True) -> list[Picture]:
@@ -54,42 +53,43 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: b
 
 def _draw_numbers(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:
     """Plots of scores, differences, volumes and probabilities."""
-    where = f"{block.structure}, {block.set} set"
     name = (block.set, block.structure)
     means = {method: found for method in runs if (found := scores(runs[method], *name, "dice"))}
     if means:
         shown = {titles[method]: list(found.values()) for method, found in means.items()}
         paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
         figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
-        keep(f"Dice of every case: {where}.", figure, "dice", *name, key=f"comparisons/{'/'.join(name)}")
+        keep(f"Dice of every case: {block.where}.", figure, "dice", *name, key=block.place("comparisons"))
     for metric in dict.fromkeys(one.metric for one in block.comparisons):
         compared = [one for one in block.comparisons if one.metric == metric]
-        figure = figures.differences_figure(compared, titles, f"{block.structure} {_HEADINGS[metric]}")
-        caption, file = f"Paired differences in {_HEADINGS[metric]}: {where}.", ("differences", *name, *_suffix(metric))
-        keep(caption, figure, *file, key=f"verdict/{'/'.join(name)}")
+        figure = figures.differences_figure(compared, titles, f"{block.structure} {BY_COLUMN[metric].heading}")
+        caption, file = (
+            f"Paired differences in {BY_COLUMN[metric].heading}: {block.where}.",
+            ("differences", *name, *_suffix(metric)),
+        )
+        keep(caption, figure, *file, key=block.place("verdict"))
     if volumes := [one for one in block.volumes if one.site == ALL_SITES]:
         figure = figures.agreement_figure(volumes, titles, block.structure)
         keep(
-            f"Predicted against reference volumes: {where}.",
+            f"Predicted against reference volumes: {block.where}.",
             figure,
             "volumes",
             *name,
-            key=f"agreement/{'/'.join(name)}",
+            key=block.place("agreement"),
         )
     if block.calibrations:
         curves = {titles[one.method]: one.reliability for one in block.calibrations}
         figure = figures.calibration_figure(curves, block.structure)
-        keep(f"Calibration: {where}.", figure, "calibration", *name, key=f"calibration/{'/'.join(name)}")
+        keep(f"Calibration: {block.where}.", figure, "calibration", *name, key=block.place("calibration"))
 
 
 def _draw_contours(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:
-    where = f"{block.structure}, {block.set} set"
     for case, kept in _shared_slices(runs, block).items():
         dice = {
             titles[method]: scores(runs[method][:1], block.set, block.structure, "dice").get(case) for method in kept
         }
         figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice)
-        keep(f"Contours on {case}: {where}, runs of the first seed.", figure, "contours", block.structure, case)
+        keep(f"Contours on {case}: {block.where}, runs of the first seed.", figure, "contours", block.structure, case)
 
 
 def _suffix(metric: str) -> tuple[str, ...]:

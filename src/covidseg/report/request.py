@@ -7,11 +7,10 @@ from itertools import combinations
 from typing import Any, Self
 
 from covidseg.config.choices import did_you_mean
-from covidseg.evaluation.metrics import METRICS
+from covidseg.evaluation.metrics import BY_COLUMN, METRICS
 from covidseg.system.errors import BadInput
 
 PARTS = ("table", "comparisons", "ranking", "agreement", "strata", "worst", "calibration")  # that a terminal can show
-_COLUMNS = {metric.column: metric for metric in METRICS}
 _BY_NAME = {metric.name: metric.column for metric in METRICS}
 _FOLDER = re.compile(r"\w[\w.-]*")
 
@@ -74,7 +73,7 @@ def _pairs(value: Any) -> tuple[tuple[str, str], ...] | None:
 
 def _metrics(value: Any) -> tuple[str, ...]:
     names = [str(name) for name in (value if _is_list(value) else [value])]
-    columns = [name if name in _COLUMNS else _BY_NAME.get(name) for name in names]
+    columns = [name if name in BY_COLUMN else _BY_NAME.get(name) for name in names]
     for name, column in zip(names, columns, strict=True):
         if column is None:
             raise BadInput(f"metrics={name}", "is no metric", f"{did_you_mean(name, _BY_NAME)}{', '.join(_BY_NAME)}")

@@ -23,11 +23,10 @@ def sections(results: TableResults, blocks: Sequence[Block]) -> list[Section]:
         dict.fromkeys(block.set for block in blocks), main_sections(results, blocks), strict=True
     ):
         own = [block for block in blocks if block.set == set_name]
-        found += [verdict(block, {line.method: line.title for line in block.lines}) for block in own]
+        found += [verdict(block, block.titles) for block in own]
         found.append(table)
     for block in blocks:
-        titles = {line.method: line.title for line in block.lines}
-        found += [section for part in findings.PARTS.values() for section in part(block, titles, False)]
+        found += [section for part in findings.PARTS.values() for section in part(block, block.titles, False)]
     found += [*(_every_metric(block) for block in blocks if block.lines), _counts(blocks)]
     if results.unfinished:
         found.append(_unfinished(results))
@@ -41,7 +40,7 @@ def brief(results: TableResults, blocks: Sequence[Block], request: Request) -> l
     else:
         found = []
         for block in blocks:
-            titles = {line.method: _short_title(results, line.title) for line in block.lines}
+            titles = {method: _short_title(results, title) for method, title in block.titles.items()}
             found += findings.PARTS[request.part](block, titles, True)
     return found + ([_unfinished(results)] if results.unfinished else [])
 
@@ -93,7 +92,7 @@ def _narrow(results: TableResults, block: Block) -> Section:
         )
     header = ["method", first.narrow, "sd", *(metric.narrow for metric in others), "paper", "n", "missed", "runs"]
     notes = [*_protocol_notes([block]), *_law_notes(block.lines)]
-    return Section(f"{results.title}: {block.structure}, {block.set} set", header, rows, notes)
+    return Section(f"{results.title}: {block.where}", header, rows, notes)
 
 
 def _short_title(results: TableResults, title: str) -> str:
@@ -189,7 +188,7 @@ def _every_metric(block: Block) -> Section:
         "have no value, because nothing was predicted; they are in no mean, so a network that fails often looks better "
         "than it is. Interval of the mean: bootstrap over patients, for these trained networks."
     ]
-    return Section(f"Every metric: {block.structure}, {block.set} set", header, rows, notes + _coverage_note(block))
+    return Section(f"Every metric: {block.where}", header, rows, notes + _coverage_note(block))
 
 
 def _coverage_note(block: Block) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from covidseg.evaluation.agreement import Volumes
 from covidseg.evaluation.comparison import Comparison, RowScores, compare_all
-from covidseg.evaluation.metrics import IN_PAPER, METRICS, UNDEFINED, Metric
+from covidseg.evaluation.metrics import BY_COLUMN, IN_PAPER, METRICS, UNDEFINED, Metric
 from covidseg.evaluation.ranking import Ranking, rank_rows
 from covidseg.evaluation.statistics import Summary, breaks_dice_law, case_means, summarise
 from covidseg.evaluation.structures import NAMES
@@ -24,7 +24,6 @@ from covidseg.report.collect import SETS, Run, TableResults
 from covidseg.report.protocol import protocol
 from covidseg.report.request import Request, every_pair
 
-_BY_COLUMN = {metric.column: metric for metric in METRICS}
 PAPER_SET = "test"  # its tables are about its test set, not about the cases of the other site
 PAPER_ROUNDING = 0.0005  # it prints three digits
 
@@ -85,6 +84,20 @@ class Block:
     calibrations: tuple[Calibration, ...] = ()
     protocol: str = ""  # what the numbers were measured on
 
+    @property
+    def where(self) -> str:
+        """`lesion, test set`."""
+        return f"{self.structure}, {self.set} set"
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Method -> what it is called."""
+        return {line.method: line.title for line in self.lines}
+
+    def place(self, part: str) -> str:
+        """The key of a section of the report and of the figures that stand below it."""
+        return f"{part}/{self.set}/{self.structure}"
+
 
 def blocks(results: TableResults, request: Request | None = None) -> list[Block]:
     """One `Block` for each set and structure that was scored; methods without a finished run keep their line.
@@ -122,7 +135,7 @@ def _block(
     columns = dict.fromkeys((*request.metrics, "dice"))
     scored = {column: _scores_by_row(runs, set_name, structure, column) for column in columns}
     asked = {column: scored[column] for column in request.metrics}
-    direction = {column: metric.higher_is_better for column, metric in _BY_COLUMN.items()}
+    direction = {column: metric.higher_is_better for column, metric in BY_COLUMN.items()}
     dice = scored["dice"]
     return Block(
         set_name,
@@ -189,7 +202,7 @@ def _scores_by_row(runs: Mapping[str, list[Run]], set_name: str, structure: str,
 
     It has a score where a run raises a false alarm and none where it does not, so the better run would lose the case.
     """
-    of_references = _BY_COLUMN[column].both_empty is UNDEFINED
+    of_references = BY_COLUMN[column].both_empty is UNDEFINED
     found = {method: row_scores(own, set_name, structure, column, of_references) for method, own in runs.items()}
     return {method: own for method, own in found.items() if own}
 
@@ -267,6 +280,5 @@ def _seed_sds(runs: Sequence[Run], set_name: str, structure: str) -> dict[str, f
 
 def _hours(runs: Sequence[Run]) -> float | None:
     """Mean hours of training of the runs that say so."""
-    trained = [run.metrics.get("train") for run in runs]
-    seconds = [train["seconds"] for train in trained if isinstance(train, Mapping) and "seconds" in train]
+    seconds = [run.train_seconds for run in runs if run.train_seconds is not None]
     return sum(seconds) / len(seconds) / 3600 if seconds else None

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 
 from covidseg.evaluation.comparison import OF_NETWORKS, Comparison
-from covidseg.evaluation.metrics import METRICS, Metric
-from covidseg.evaluation.statistics import CONFIDENCE
+from covidseg.evaluation.metrics import BY_COLUMN, Metric
 from covidseg.report.cells import interval, number
 from covidseg.report.findings import ONE_SEED, Titles, hopeless
 from covidseg.report.section import Section
 from covidseg.report.table import Block
-
-_METRICS = {metric.column: metric for metric in METRICS}
 
 
 def verdict(block: Block, titles: Titles) -> Section:
@@ -18,7 +15,7 @@ def verdict(block: Block, titles: Titles) -> Section:
     notes = []
     for column in dict.fromkeys(one.metric for one in block.comparisons):
         compared = [one for one in block.comparisons if one.metric == column]
-        notes.append(" ".join(_sentences(compared, _METRICS[column], titles)))
+        notes.append(" ".join(_sentences(compared, BY_COLUMN[column], titles)))
     if not notes:
         notes = ["Nothing can be compared yet: it takes two rows with finished runs that scored the same cases."]
     elif any(one.of == OF_NETWORKS for one in block.comparisons):
@@ -26,12 +23,12 @@ def verdict(block: Block, titles: Titles) -> Section:
     return Section(
         f"{block.structure.capitalize()}s, {block.set} set: in words",
         notes=notes,
-        key=f"verdict/{block.set}/{block.structure}",
+        key=block.place("verdict"),
     )
 
 
 def _sentences(compared: Sequence[Comparison], metric: Metric, titles: Titles) -> list[str]:
-    surely = [one for one in compared if one.p_holm is not None and one.p_holm <= 1 - CONFIDENCE]
+    surely = [one for one in compared if one.is_significant]
     better, worse = ([one for one in surely if _is_better(one, metric) == wanted] for wanted in (True, False))
     baselines = dict.fromkeys(one.baseline for one in compared)
     base = titles[compared[0].baseline] if len(baselines) == 1 else "what it was compared with"
