@@ -79,10 +79,10 @@ def test_it_is_said_when_no_test_can_be_significant(write_run, collect):
 
 def test_a_case_without_a_reference_is_compared_by_nobody(write_run, collect):
     """A run with a false alarm has a score for it, one without has none, and neither may lose the pair by that."""
-    write_run("table2", "unet4", cases=8, empty=(1,))
-    write_run("table2", "fv", cases=8, empty=(1,), silent=(1,), error=2)
+    write_run("table2", "unet4", cases=8, empty=(1, 2))
+    write_run("table2", "fv", cases=8, empty=(1, 2), silent=(1,), error=2)  # case 2: false alarms of both
     (block,) = blocks(collect())
-    assert [one.n for one in block.comparisons] == [7]
+    assert [one.n for one in block.comparisons] == [6]
     assert block.ranking is None and [line.metrics["dice"].n for line in block.lines] == [8, 7]
 
 
@@ -221,6 +221,21 @@ def test_the_commands_of_a_sweep_are_one_and_of_other_runs_their_own(write_run, 
     write_json(run / "manifest.json", manifest)
     told = reproduce(collect()).code.splitlines()
     assert len(told) == 6 and "python src/train.py experiments/table2=fv seed=1 optimizer.lr=0.1" in told
+
+
+def test_runs_that_are_no_whole_grid_have_a_command_each(write_run, collect):
+    """One sweep over all values would train what nobody trained."""
+    for row, seed in (("unet4", 0), ("unet4", 1), ("fv", 0)):
+        run = write_run("table2", row, seed=seed)
+        manifest = read_json(run / "manifest.json")
+        manifest["attempts"][0]["command"] = ["train.py", f"experiments/table2={row}", f"seed={seed}"]
+        write_json(run / "manifest.json", manifest)
+    told = reproduce(collect()).code.splitlines()[1:-1]
+    assert sorted(told) == [
+        "python src/train.py experiments/table2=fv seed=0",
+        "python src/train.py experiments/table2=unet4 seed=0",
+        "python src/train.py experiments/table2=unet4 seed=1",
+    ]
 
 
 def test_a_run_without_a_command_leaves_none(write_run, collect):
