@@ -1,4 +1,4 @@
-"""Every row of the two tables: short, composed by name, built, trained for a step."""
+"""Every row of the tables: short, composed by name, built, trained for a step."""
 
 import functools
 
@@ -14,7 +14,8 @@ from covidseg.config.paths import CONF, EXPERIMENTS
 from covidseg.nets.cost import meta_network, parameters
 from covidseg.system.files import read_json
 
-ROWS = [(file.parent.name, file.stem) for file in sorted(EXPERIMENTS.glob("table*/*.yaml"))]
+ROWS = [(file.parent.name, file.stem) for file in sorted(EXPERIMENTS.glob("*/*.yaml"))]
+TABLES = [row for row in ROWS if row[0] != "recipe"]
 TABLE_1 = {"fcn", "fdfcn", "unet3d", "vnet", "unetpp", "covidsegnet"}
 TABLE_2 = {"unet4", "cab", "ceb", "psb", "fv", "aspp", "resaspp", "paspp", "full", "fv_ungated"}
 BLOCKS = {ChannelAttention, ContrastEnhancement, PositionSensitive, ASPP, ResASPP, PASPP}
@@ -39,7 +40,7 @@ def test_the_rows_are_those_of_the_paper():
 
 @pytest.mark.parametrize("table, row", ROWS)
 def test_a_row_is_a_short_file_that_says_its_place(table, row):
-    assert len((EXPERIMENTS / table / f"{row}.yaml").read_text().splitlines()) <= 12
+    assert len((EXPERIMENTS / table / f"{row}.yaml").read_text().splitlines()) <= 14
     config = composed(table, row)
     assert (config.name, config.row) == (table, row)
 
@@ -83,7 +84,7 @@ def test_the_published_numbers_of_parameters_are_those_of_the_rows():
     published = {
         (row["table"], row["row"]): row["parameters"] for row in read_json(EXPERIMENTS / "networks.json")["rows"]
     }
-    assert published == {row: parameters(meta_network(composed(*row).model)) for row in ROWS}
+    assert published == {row: parameters(meta_network(composed(*row).model)) for row in TABLES}
 
 
 def test_the_last_row_of_table_2_is_ours_of_table_1():
@@ -95,8 +96,20 @@ def test_the_last_row_of_table_2_is_ours_of_table_1():
 
 
 def test_the_rows_differ_in_their_model_only():
-    configs = [OmegaConf.to_container(composed(*row), resolve=False) for row in ROWS]
+    configs = [OmegaConf.to_container(composed(*row), resolve=False) for row in TABLES]
     for config in configs:
         for key in ("model", "name", "row"):
             config.pop(key)
     assert all(config == configs[0] for config in configs)
+
+
+def test_a_row_of_the_recipe_changes_one_part():
+    """Deep supervision is the exception: its heads, and what they weigh."""
+    parts = {}
+    base = OmegaConf.to_container(composed("recipe", "base"), resolve=False)
+    for table, row in ROWS:
+        if table == "recipe":
+            config = OmegaConf.to_container(composed(table, row), resolve=False)
+            parts[row] = {key for key in config if config[key] != base[key]} - {"row"}
+    assert parts.pop("base") == set() and parts.pop("deep_supervision") == {"model", "loss"}
+    assert {len(changed) for changed in parts.values()} == {1}

@@ -331,3 +331,49 @@ def test_fdfcn_embeds_every_block_in_the_prediction():
             embedded.append(y)
         x = torch.randn(1, 1, 5, 6, 7, generator=torch.Generator().manual_seed(0))
         assert torch.equal(network(x), network.head(network.classifier(torch.cat(embedded, 1))))
+
+
+def test_deep_supervision_adds_two_heads_and_changes_nothing_else():
+    """Heads of D2 and D3 in training, at the input's size; in evaluation the network is the one without them."""
+    torch.manual_seed(0)
+    deep = build_network("covidsegnet", width=4, deep_supervision=2)
+    bare = build_network("covidsegnet", width=4)
+    bare.load_state_dict({name: value for name, value in deep.state_dict().items() if "deep_heads" not in name})
+    assert [(head.in_channels, head.out_channels) for head in deep.deep_heads] == [(8, 2), (16, 2)]
+    x = torch.randn(2, 1, 32, 16, 16)
+    heads = deep(x)
+    assert [tuple(logits.shape) for logits in heads] == [(2, 2, 32, 16, 16)] * 3
+    assert torch.equal(heads[0], bare(x))
+    sum(logits.square().mean() for logits in heads).backward()
+    assert all(parameter.grad is not None for parameter in deep.parameters())
+    assert torch.equal(deep.eval()(x), bare.eval()(x))
+
+
+def test_the_deep_heads_sit_on_the_decoder_from_the_top():
+    network = build_network("covidsegnet", width=4, deep_supervision=2)
+    seen = []
+    for head in network.deep_heads:
+        head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape[1:])))
+    network(torch.randn(1, 1, 16, 32, 32))
+    assert seen == [(8, 8, 16, 16), (16, 4, 8, 8)]
+
+
+def test_instance_norm_takes_the_place_of_every_batch_norm():
+    """Samples of a batch do not meet: each comes out as it does alone, in training as in evaluation."""
+    torch.manual_seed(0)
+    network = build_network("covidsegnet", width=4, norm="instance")
+    batch = build_network("covidsegnet", width=4)
+    assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [m for m in network.modules() if isinstance(m, nn.InstanceNorm3d)]
+    assert len(norms) == len([m for m in batch.modules() if isinstance(m, nn.BatchNorm3d)])
+    assert all(norm.affine and not norm.track_running_stats for norm in norms)
+    x = torch.randn(2, 1, 32, 32, 32)
+    together, alone = network(x), torch.cat([network(x[:1]), network(x[1:])])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(network.eval()(x), together, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"deep_supervision": 3}, {"deep_supervision": -1}, {"norm": "layer"}])
+def test_what_is_no_choice_beyond_the_paper_is_refused(wrong):
+    with pytest.raises((BadInput, ValueError), match=f"{next(iter(wrong))} is one of"):
+        build_network("covidsegnet", width=4, **wrong)

@@ -63,7 +63,7 @@ def test_a_published_fold_is_trained_whole_or_less_what_it_chooses_by(command, p
 
 def test_the_strong_recipe_works_on_a_fold_as_getting_started_says(command, public, tmp_path):
     strong = [option for option in public if option] + ["recipe=strong", "fold=0", "training.foreground_probability=0"]
-    status, _, err = train(command, *strong, "augment=none", "optimizer.schedule.warmup_steps=1", "model.width=2")
+    status, _, err = train(command, *strong, "augment=none", "optimizer.schedule.warmup=0.1", "model.width=2")
     assert status == 0, err
     assert (run_folder(tmp_path, "-fold0").checkpoints / "best.ckpt").exists()
 
@@ -222,3 +222,17 @@ def test_results_without_scores_are_unfinished(command, public, tmp_path):
     assert run.state != "finished"
     status, _, err = train(command, *public)
     assert status == 2 and "has no test set" in err
+
+
+def test_settings_are_chosen_on_validation_cases_alone(command, tmp_path):
+    """`sweep=recipe`: neither the run nor its report says a word about a test patient."""
+    status, out, err = train(command, "training.score_on=validation")
+    assert status == 0, err
+    folder = run_folder(tmp_path)
+    assert list(read_json(folder.path / "metrics.json")["sets"]) == ["validation"]
+    rows = (folder.path / "cases.csv").read_text().splitlines()[1:]
+    manifest = read_json(folder.path / "manifest.json")
+    assert len(rows) == manifest["cases"]["validation"] > 0
+    assert manifest["protocol"]["sets"] == {"validation": len(rows)}
+    status, out, err = command("report", "table=t")
+    assert status == 0 and "lesion, validation set" in out, err

@@ -107,3 +107,32 @@ def test_shipped_configurations():
         return instantiate(config, "loss")(logits, target).item()
 
     assert of("dice_ce") == pytest.approx(0.5 * of("dice") + 0.5 * of("cross_entropy"), abs=1e-6)
+
+
+def test_batch_dice_is_that_of_all_patches_together():
+    """Eq. by hand: an empty patch with a false voxel adds to the sum, where it would be a Dice of 0 by itself."""
+    logits, target = _random(2, dtype=torch.float64)
+    target[1] = 0
+    p, g = logits.softmax(1)[:, 1], (target == 1).double()
+    dice = (2 * (p * g).sum() + 1e-5) / (p.sum() + g.sum() + 1e-5)
+    loss = DiceCrossEntropy(1, 0, batch_dice=True)(logits, target)
+    assert loss.item() == pytest.approx(1 - dice.item(), abs=1e-12)
+    assert DiceCrossEntropy(1, 0)(logits, target).item() > loss.item() + 0.05
+
+
+def test_batch_dice_equals_monais():
+    logits, target = _random(3)
+    monai = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True, lambda_ce=0.0)
+    ours = DiceCrossEntropy(1, 0, batch_dice=True)(logits, target)
+    assert ours.item() == pytest.approx(monai(logits, target.unsqueeze(1)).item(), abs=1e-6)
+
+
+def test_heads_weigh_as_nnunets_do():
+    """1, 1/2, 1/4, together 1."""
+    heads = [_random(2, seed)[0] for seed in range(3)]
+    target = _random(2)[1]
+    alone = [DiceCrossEntropy(0.5, 0.5)(head, target).item() for head in heads]
+    expected = (4 * alone[0] + 2 * alone[1] + alone[2]) / 7
+    loss = DiceCrossEntropy(0.5, 0.5, head_decay=0.5)(heads, target)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert DiceCrossEntropy(0.5, 0.5)(heads, target).item() == pytest.approx(sum(alone) / 3, abs=1e-6)

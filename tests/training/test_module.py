@@ -87,17 +87,18 @@ def test_a_batch_of_another_step_is_a_bug():
 def test_schedules_are_their_formulas():
     decay = InverseTimeDecay(1e-6)
     assert [decay(t) for t in (0, 1, 10**6)] == pytest.approx([1, 1 / 1.000001, 0.5])
-    ramp = WarmupPolynomial(warmup_steps=4, max_steps=44, power=0.9)
+    ramp = WarmupPolynomial(warmup=1 / 11, max_steps=44, power=0.9)
     assert [ramp(t) for t in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert [ramp(t) for t in (4, 24, 44, 45)] == pytest.approx([1, 0.5**0.9, 0, 0])
 
 
-def test_a_warm_up_takes_a_tenth_of_a_short_run_at_most():
-    """AdamW's 500 steps in a run of 500: the rate only rose, in silence."""
-    ramp = WarmupPolynomial(warmup_steps=500, max_steps=500, power=0.9)
-    rates = [ramp(t) for t in range(501)]
-    assert rates.index(max(rates)) == 49 and rates[-1] == 0
-    assert WarmupPolynomial(500, 60000, 0.9).warmup_steps == 500  # recipe=strong is as it was
+@pytest.mark.parametrize("steps", [10, 500, 60000])
+def test_a_warm_up_is_a_share_of_the_run(steps):
+    """A number of steps was once longer than a short run: the rate only rose, in silence."""
+    ramp = WarmupPolynomial(warmup=0.1, max_steps=steps, power=0.9)
+    rates = [ramp(t) for t in range(steps + 1)]
+    assert rates.index(max(rates)) == steps // 10 - 1 and rates[-1] == 0
+    assert WarmupPolynomial(0.0, steps, 0.9)(0) == 1
 
 
 def test_the_paper_s_recipe_is_the_paper_s(train_config):

@@ -82,10 +82,12 @@ class Division:
         what = self.name if fold is None else f"{self.name}, fold={fold}"
         raise BadInput(what, f"has {lacks or 'no test set'}, so a run could not be scored", self.remedy(wanted))
 
-    def protocol(self, fold: int | str | None, structures: Iterable[str]) -> dict[str, Any]:
-        """How a run is scored, for its manifest: what the report says of it."""
+    def protocol(
+        self, fold: int | str | None, structures: Iterable[str], scored: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        """How a run is scored, for its manifest: what the report says of it. `scored`: other sets than usual."""
         wanted = set(structures)
-        scored = self.scored(fold, wanted)
+        scored = self.scored(fold, wanted) if scored is None else scored
         fixed = self.splits["fixed"]
         sides = self.splits["folds"][fold] if isinstance(fold, int) else fixed
         return {

@@ -5,7 +5,8 @@
     D3-D1   2 x 2 x 2 deconvolution of stride 2 that halves the channels, concatenation with the skip, residual block
     head    1 x 1 x 1 convolution to logits (the paper's sigmoid or softmax belongs to the loss)
 
-Without a pyramid E4 is a residual block, so that `variation=none, pyramid=none` is the UNet4 of Table II.
+Without a pyramid E4 is a residual block, so that `variation=none, pyramid=none` is the UNet4 of Table II. Beyond the
+paper, and off by default: deep supervision, and instance norm in place of batch norm.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from covidseg.blocks.conv import ConvBNReLU, PlainBlock, ResidualBlock
 from covidseg.blocks.pyramid import PASPP
 from covidseg.blocks.variation import FeatureVariation
-from covidseg.nets.network import SegmentationNetwork, Slot
+from covidseg.nets.network import SegmentationNetwork, Slot, use_instance_norm
 
 
 class COVIDSegNet(SegmentationNetwork):
@@ -27,6 +29,9 @@ class COVIDSegNet(SegmentationNetwork):
     who rebuilt Fig. 2 placed it). `downsampling`: "conv", a 3 x 3 x 3 convolution of stride 2, or "maxpool" and then a
     1 x 1 x 1 convolution. `block`: "residual", or "plain" for the same two convolutions without the addition.
     `upsampling_kernel`: 2, in which no two steps of the deconvolution overlap, or 3, as IV-C says of all layers.
+    `deep_supervision`: so many of D2 and D3, from the top, have a head of their own, whose logits are brought to the
+    input's size; in training the network returns [head, of D2, of D3], and in evaluation the head's alone. `norm`:
+    "batch", or "instance" with learned scale and shift.
     """
 
     stride = 8
@@ -42,6 +47,8 @@ class COVIDSegNet(SegmentationNetwork):
         downsampling: Literal["conv", "maxpool"] = "conv",
         block: Literal["residual", "plain"] = "residual",
         upsampling_kernel: Literal[2, 3] = 2,
+        deep_supervision: Literal[0, 1, 2] = 0,
+        norm: Literal["batch", "instance"] = "batch",
         checkpoint_activations: bool = False,
     ):
         super().__init__(in_channels, out_channels, width, checkpoint_activations)
@@ -50,6 +57,8 @@ class COVIDSegNet(SegmentationNetwork):
             ("downsampling", downsampling, DOWNSAMPLING),
             ("block", block, BLOCKS),
             ("upsampling_kernel", upsampling_kernel, (2, 3)),
+            ("deep_supervision", deep_supervision, (0, 1, 2)),
+            ("norm", norm, ("batch", "instance")),
         ):
             if value not in choices:
                 raise ValueError(f"{option} is one of {', '.join(map(str, choices))}, not {value!r}")
@@ -67,9 +76,15 @@ class COVIDSegNet(SegmentationNetwork):
             DecoderStage(2 * channels, channels, make_block, upsampling_kernel) for channels in upper[::-1]
         )
         self.head = nn.Conv3d(width, out_channels, 1)
+        self.deep_heads = nn.ModuleList(
+            nn.Conv3d(channels, out_channels, 1) for channels in upper[1 : 1 + deep_supervision]
+        )
+        if norm == "instance":
+            use_instance_norm(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         self.check(x)
+        size = x.shape[2:]
         skips = []
         for block, after_block, down, after_down in zip(
             self.block, self.after_block, self.down, self.after_down, strict=True
@@ -80,9 +95,15 @@ class COVIDSegNet(SegmentationNetwork):
             x = self.run(down, x)
             x = self.run(after_down, x)
         x = self.run(self.context, x)  # (B, 8 * width, D / 8, H / 8, W / 8)
+        decoded = []
         for stage, skip in zip(self.decoder, reversed(skips), strict=True):
             x = self.run(stage, x, skip)
-        return self.head(x)
+            decoded.append(x)
+        logits = self.head(x)
+        if not self.training or not self.deep_heads:
+            return logits
+        lower = zip(self.deep_heads, decoded[-2::-1], strict=False)  # D2, then D3
+        return [logits, *(F.interpolate(head(features), size, mode="trilinear") for head, features in lower)]
 
 
 class DecoderStage(nn.Module):

@@ -63,6 +63,14 @@ class SegmentationNetwork(nn.Module):
         return module(*inputs)
 
 
+def use_instance_norm(network: nn.Module) -> None:
+    """Put instance norm with learned scale and shift in the place of each batch norm; draws no random number."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm3d):
+                setattr(module, name, nn.InstanceNorm3d(child.num_features, eps=child.eps, affine=True))
+
+
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     return nullcontext(), _still_statistics(module)
 

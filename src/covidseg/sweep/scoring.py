@@ -23,6 +23,7 @@ class Scoring:
     roi_zyx: tuple[int, ...]
     overlap: float
     validations: int
+    on_validation: bool = False  # scored there instead of on the held-out sets
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Scoring | None":
@@ -33,6 +34,7 @@ class Scoring:
                 name=str(cfg.data.name),
                 fold=cfg.fold,
                 choosing=cfg.training.evaluate == "best",
+                on_validation=cfg.training.score_on == "validation",
                 roi_zyx=tuple(int(n) for n in cfg.inference.roi_zyx),
                 overlap=float(cfg.inference.overlap),
                 validations=cfg.training.max_steps // cfg.training.validate_every,
@@ -42,11 +44,11 @@ class Scoring:
 
     def windows(self) -> int | None:
         """Windows of all validations and of the evaluation; None where no such data set is prepared yet."""
-        shapes = _shapes(self.prepared, self.name, self.fold, self.choosing)
+        shapes = _shapes(self.prepared, self.name, self.fold, self.choosing or self.on_validation)
         if shapes is None:
             return None
-        validation, scored = (sum(self._windows_of(shape) for shape in part) for part in shapes)
-        return validation * self.validations + scored
+        validation, held_out = (sum(self._windows_of(shape) for shape in part) for part in shapes)
+        return validation * self.validations + (validation if self.on_validation else held_out)
 
     def _windows_of(self, shape_zyx: Sequence[int]) -> int:
         return count_windows(shape_zyx, self.roi_zyx, self.overlap)

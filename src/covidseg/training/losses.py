@@ -14,22 +14,40 @@ class DiceCrossEntropy(nn.Module):
 
         (2 sum_i p_i g_i + smooth) / (sum_i p_i + sum_i g_i + smooth),
 
-    and averaged; the background has no Dice term. Cross-entropy is the mean over voxels, background included. The paper
-    names both parts and their weights, not these details (docs/decisions.md). Logits of half precision are taken to
-    float32 first: a sum over a million voxels overflows float16 and loses most of its digits in bfloat16.
+    and averaged; the background has no Dice term. `batch_dice` takes the sums over the whole batch of a process
+    instead, as nnU-Net does: a patch without a lesion then costs what it adds to the batch's, not a whole Dice of 0.
+    Cross-entropy is the mean over voxels, background included. The paper names both parts and their weights, not these
+    details (docs/decisions.md). Logits of half precision are taken to float32 first: a sum over a million voxels
+    overflows float16 and loses most of its digits in bfloat16.
+
+    Several logits (deep supervision) get a weighted mean of their losses, each further one with `head_decay` times the
+    weight of the one before it: 1 for heads of one resolution, 0.5 for those of a decoder's levels (nnU-Net).
     """
 
-    def __init__(self, dice_weight: float, ce_weight: float, smooth: float = 1e-5):
+    def __init__(
+        self,
+        dice_weight: float,
+        ce_weight: float,
+        smooth: float = 1e-5,
+        batch_dice: bool = False,
+        head_decay: float = 1.0,
+    ):
         super().__init__()
+        if not 0 < head_decay <= 1:
+            raise ValueError(f"head_decay={head_decay} is not in (0, 1]")
         self.dice_weight, self.ce_weight, self.smooth = dice_weight, ce_weight, smooth
+        self.batch_dice, self.head_decay = batch_dice, head_decay
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Scalar loss of logits (B, C, D, H, W) and classes (B, D, H, W), int64.
 
-        C = 1 is a sigmoid head: any class but 0 is foreground. Several logits (deep supervision) get their mean loss.
+        C = 1 is a sigmoid head: any class but 0 is foreground.
         """
-        heads = [logits] if isinstance(logits, Tensor) else logits
-        return torch.stack([self._of_head(head, target) for head in heads]).mean()
+        if isinstance(logits, Tensor):
+            return self._of_head(logits, target)
+        weights = [self.head_decay**level for level in range(len(logits))]
+        parts = [weight * self._of_head(head, target) for weight, head in zip(weights, logits, strict=True)]
+        return torch.stack(parts).sum() / sum(weights)
 
     def _of_head(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.shape[:1] + logits.shape[2:] != target.shape:
@@ -52,4 +70,6 @@ class DiceCrossEntropy(nn.Module):
     def _soft_dice(self, probabilities: Tensor, truth: Tensor) -> Tensor:
         overlap = (probabilities * truth).flatten(2).sum(2)  # (B, foreground classes)
         size = probabilities.flatten(2).sum(2) + truth.flatten(2).sum(2)
+        if self.batch_dice:
+            overlap, size = overlap.sum(0), size.sum(0)
         return ((2 * overlap + self.smooth) / (size + self.smooth)).mean()

@@ -49,6 +49,12 @@ def check(cfg: DictConfig) -> None:
         raise BadInput(f"fold={cfg.fold}", "is no fold", f"use null, {ALL}, or 0, 1, 2, ...")
     if cfg.fold == ALL and cfg.training.evaluate == "best":
         raise BadInput("training.evaluate=best", f"fold={ALL} keeps no case to choose by", "training.evaluate=last")
+    if cfg.training.score_on == "validation":
+        option = "training.score_on=validation"
+        if cfg.training.evaluate == "best":
+            raise BadInput(option, "would score a checkpoint on the cases it was chosen by", "training.evaluate=last")
+        if cfg.fold == ALL:
+            raise BadInput(option, f"fold={ALL} keeps no case to score on", "leave one of them out")
 
 
 def _check_training(training: DictConfig) -> None:
@@ -65,10 +71,16 @@ def _check_training(training: DictConfig) -> None:
         raise BadInput(f"training.gradient_clip={training.gradient_clip}", "is no norm", "null, or more than 0")
 
 
+def chooses(training: DictConfig) -> bool:
+    """Whether anything is chosen by the validation cases: a checkpoint, or settings over many runs."""
+    return training.evaluate == "best" or training.score_on == "validation"
+
+
 def _check_choices(cfg: DictConfig) -> None:
     for key, value, choices in (
         ("resume", cfg.resume, ("auto", "require", "never")),
         ("training.evaluate", cfg.training.evaluate, ("last", "best")),
+        ("training.score_on", cfg.training.score_on, ("held_out", "validation")),
         ("logger.backend", cfg.logger.backend, ("csv", "wandb")),
         ("logger.mode", cfg.logger.get("mode", "auto"), ("auto", "online", "offline")),
         ("trainer.deterministic", cfg.trainer.deterministic, (True, False)),

@@ -44,7 +44,7 @@ from covidseg.training import agreement, processes
 from covidseg.training.agreement import agreed
 from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.module import SegmentationTask
-from covidseg.training.parts import build_task, check, check_cluster, chosen_callbacks, make_trainer
+from covidseg.training.parts import build_task, check, check_cluster, chooses, chosen_callbacks, make_trainer
 from covidseg.training.progress import ProgressReporter
 from covidseg.training.time_shares import TimeShares
 
@@ -100,9 +100,11 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
     dataset = _open_data(cfg)
     times = TimeShares(preparing=time.perf_counter() - opening)
     training = plain(cfg)["training"]
-    choosing = cfg.training.evaluate == "best"
-    data = CTDataModule(dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed, choosing)
-    if choosing and not data.can_choose:
+    choosing = chooses(cfg.training)
+    data = CTDataModule(
+        dataset, cfg.fold, list(cfg.task.structures), training, cfg.seed, choosing, cfg.training.score_on
+    )
+    if cfg.training.evaluate == "best" and not data.can_choose:
         wrong = f"no validation case of {dataset.name} has a {' or '.join(data.structures)} to be found"
         raise BadInput("training.evaluate=best", wrong, _without_validation(cfg, data))
     if cfg.fold == ALL and not processes.rank():

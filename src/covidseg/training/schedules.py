@@ -12,15 +12,12 @@ class InverseTimeDecay:
 
 
 class WarmupPolynomial:
-    """Rises linearly over `warmup_steps`, then falls as (1 - t / T)^power to zero at `max_steps`.
+    """Rises linearly over the share `warmup` of the run, then falls as (1 - t / T)^power to zero at `max_steps`."""
 
-    The warm-up takes at most a tenth of the run: one as long as the run would never come to its learning rate.
-    """
-
-    def __init__(self, warmup_steps: int, max_steps: int, power: float):
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps={warmup_steps} is below 0")
-        self.warmup_steps, self.max_steps, self.power = min(warmup_steps, max_steps // 10), max_steps, power
+    def __init__(self, warmup: float, max_steps: int, power: float):
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup={warmup} is no share of the run: 0 for none, below 1")
+        self.warmup_steps, self.max_steps, self.power = round(warmup * max_steps), max_steps, power
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:

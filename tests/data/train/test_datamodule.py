@@ -58,3 +58,14 @@ def test_whole_cases_stay_where_they_are(dataset):
     (cases,) = data.val_dataloader()
     assert isinstance(cases, CaseSet) and data.transfer_batch_to_device(cases, torch.device("cpu"), 0) is cases
     assert len(CaseSet([])) == 0 and len(data.val_dataloader()) == 1
+
+
+def test_settings_can_be_chosen_without_a_test_patient(dataset):
+    data = CTDataModule(dataset, None, ["lesion"], TRAINING, seed=0, score_on="validation")
+    assert data.scored == ("validation",) and data.protocol["sets"] == {"validation": 2}
+    assert CTDataModule(dataset, None, ["lesion"], TRAINING, seed=0).scored == ("test", "external")
+    nobody = dataclasses.replace(
+        dataset, splits={**dataset.splits, "fixed": {**dataset.splits["fixed"], "validation": []}}
+    )
+    with pytest.raises(BadInput, match=r"score_on=validation: no case of .* is kept for validation"):
+        CTDataModule(nobody, None, ["lesion"], TRAINING, seed=0, score_on="validation")

@@ -19,7 +19,8 @@ class CTDataModule(pl.LightningDataModule):
 
     `structures` are what the task segments: a case is trained on only if all of them are annotated in it, since an
     unannotated lesion would be taught as background; it is scored on those that are. `training` is the config section;
-    `choosing`: the run chooses its checkpoint, so a published fold has to give some of its training cases for that.
+    `choosing`: something is chosen by validation, so a published fold has to give some of its training cases for that.
+    `score_on`: "held_out", the sets that `Division.scored` names, or "validation".
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class CTDataModule(pl.LightningDataModule):
         training: Mapping[str, Any],
         seed: int,
         choosing: bool = False,
+        score_on: str = "held_out",
     ):
         super().__init__()
         self.dataset, self.structures, self.training, self.seed = dataset, tuple(structures), training, seed
@@ -50,7 +52,15 @@ class CTDataModule(pl.LightningDataModule):
         }
         division = Division.of_prepared(dataset)
         self.scored = division.scored(fold, self.structures)  # the sets that give the scores
-        self.protocol = division.protocol(fold, self.structures)
+        if score_on == "validation":
+            self._require_validation()
+            self.scored = ("validation",)
+        self.protocol = division.protocol(fold, self.structures, self.scored)
+
+    def _require_validation(self) -> None:
+        if not self.sets["validation"]:
+            wrong = f"no case of {self.dataset.name} is kept for validation"
+            raise BadInput("training.score_on=validation", wrong, "raise data.splits.validation_fraction")
 
     @property
     def can_choose(self) -> bool:
