@@ -13,7 +13,7 @@ export GPUS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation status benchmark clean
+.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation sweep-today status benchmark clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ sweep-comparison: $(READY)  ## Table I: all networks x tasks x seeds (x folds wi
 
 sweep-ablation: $(READY)  ## Table II: all block toggles x tasks x seeds (x folds)
 	$(BIN)/python src/train.py sweep=ablation $(ARGS)
+
+sweep-today: $(READY)  ## today's networks (MONAI's) beside COVID-SegNet x tasks x seeds (x folds)
+	$(BIN)/python src/train.py sweep=today $(ARGS)
 
 status: $(READY)  ## what each run of a sweep is doing
 	$(BIN)/python src/status.py $(ARGS)

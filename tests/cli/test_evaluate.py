@@ -275,3 +275,32 @@ def test_scoring_needs_no_simpleitk():
     """A node without the raw scans evaluates its runs."""
     code = "import sys, covidseg.evaluation.cases, covidseg.inference.segmenter; assert 'SimpleITK' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_runs_of_several_seeds_are_scored_together(evaluate, make_run, data, tmp_path):
+    """The mean of two seeds is one method; of two folds it is none: each has seen the other's test cases."""
+    options = {key: f"'{value}'" if key == "data.root" else value for key, value in data.items() if key != "data"}
+    runs = [make_run("lesion", seed=seed, data="folder", **options) for seed in range(2)]
+    listed = f"[{runs[0]},{runs[1]}]"
+    status, _, err = evaluate(run=listed)
+    assert (status, err.count("\n")) == (2, 1) and "give output=<folder>" in err
+    status, _, err = evaluate(run=listed, output=tmp_path / "mean", sets="test")
+    assert status == 0, err
+    metrics = json.loads((tmp_path / "mean/metrics.json").read_text())
+    assert [metrics["run"], *(one["run"] for one in metrics["averaged_with"])] == [
+        "/".join(run.parts[-4:]) for run in runs
+    ]
+    alone = {row["case"]: row["tp"] for row in _rows(tmp_path / "mean/cases.csv")}
+    mean = load(runs)
+    assert len(alone) == 2 and len(mean.members) == 2
+
+    other = make_run("lesion", seed=2, data="folder", **{**options, "fold": 1})
+    status, _, err = evaluate(run=f"[{runs[0]},{other}]", output=tmp_path / "folds")
+    assert (status, err.count("\n")) == (2, 1) and "was not trained on the data and fold of" in err
+    status, _, err = evaluate(
+        "data=folder",
+        run=f"[{runs[0]},{other}]",
+        output=tmp_path / "folds",
+        **{key: value for key, value in data.items() if key != "data"},
+    )
+    assert status == 0, err

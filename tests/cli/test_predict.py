@@ -17,7 +17,7 @@ from covidseg.inference.batch import LOCK, Predictor
 from covidseg.inference.quantify import NOTICE
 from covidseg.inference.segmenter import load
 from covidseg.inference.window import NonFiniteLogits
-from covidseg.scans.read import find_scans
+from covidseg.scans.read import find_scans, read_scan
 from covidseg.system.errors import BadInput
 from covidseg.system.files import read_json, sha256
 
@@ -124,12 +124,33 @@ def test_joint_run_makes_both_masks(make_run, write_scan, tmp_path):
     assert not (lesion & ~lung).any(), "the joint lung holds its lesions"
 
 
-def test_two_runs_of_one_structure_are_refused(predict, run, make_run, write_scan, tmp_path):
+def test_two_runs_of_one_structure_are_averaged_and_two_tasks_with_one_structure_refused(
+    predict, run, make_run, write_scan, tmp_path
+):
+    """Seeds or folds: the mask is that of their mean probabilities, and the page names all weights."""
     write_scan(tmp_path / "scan.nii.gz")
     other = make_run("lesion", seed=1)
-    status, _, err = predict(run=f"[{run},{other}]", input=tmp_path / "scan.nii.gz", output=tmp_path / "out")
+    options = {"input": tmp_path / "scan.nii.gz", "output": tmp_path / "out", "extension": ".mha"}
+    status, out, err = predict(run=f"[{run},{other}]", **options)
+    assert status == 0, err
+    assert "lesion: the mean of 2 runs: " in out
+    segmenters = [load(run), load(other)]
+    scan = read_scan(tmp_path / "scan.nii.gz")
+    grid, _ = segmenters[0].grid_of(scan)
+    mean = sum(one.scores(grid.image(scan.voxels)).softmax(0) for one in segmenters) / 2
+    assert np.array_equal(_labels(tmp_path / "out/scan_lesion.mha"), grid.scores_to_native(mean.log()))
+    (named,) = read_json(tmp_path / "out/scan_quantities.json")["runs"]
+    hashes = [named["checkpoint_sha256"], *(one["checkpoint_sha256"] for one in named["averaged_with"])]
+    assert hashes == [one.checkpoint_sha256 for one in segmenters]
+
+    status, _, err = predict(run=f"[{run},{make_run('joint')}]", **options)
     assert (status, err.count("\n")) == (2, 1)
     assert "two of the runs segment the lesion" in err
+    status, _, err = predict(run=f"[{run},{run}]", **options)
+    assert (status, err.count("\n")) == (2, 1) and "give each run once" in err
+    coarse = make_run("lesion", seed=2, **{"data.spacing_zyx": "[9,8,8]"})
+    status, _, err = predict(run=f"[{run},{coarse}]", **options)
+    assert (status, err.count("\n")) == (2, 1) and "give runs of one data.spacing_zyx" in err
 
 
 def test_a_refused_scan_does_not_stop_the_others(predict, run, write_scan, tmp_path):

@@ -166,3 +166,28 @@ def test_the_lungs_box_is_what_the_network_sees_where_it_is_asked_for(make_run):
     inside = np.zeros(made.hu.shape, bool)
     inside[tuple(slice(low, high) for low, high in grid.box_zyx)] = True
     assert not small.segment(scan)[~inside].any()
+
+
+def test_the_mean_of_runs_is_that_of_their_probabilities(make_run):
+    runs = [make_run(seed=seed) for seed in range(3)]
+    image = np.random.default_rng(0).integers(-1000, 200, (20, 40, 36), np.int16)
+    members = [covidseg.load(run) for run in runs]
+    expected = np.mean([one.scores(image).softmax(0).numpy() for one in members], axis=0)
+    mean = covidseg.load(runs)
+    np.testing.assert_allclose(mean.scores(image).softmax(0).numpy(), expected, atol=1e-6)
+    assert mean.name == members[0].name and len(mean.members) == 3
+    assert torch.equal(covidseg.load(runs[:1]).scores(image), members[0].scores(image))
+
+
+def test_progress_runs_once_through_the_windows_of_all_runs(make_run):
+    seen = []
+    mean = covidseg.load([make_run(seed=seed) for seed in range(2)])
+    mean.scores(np.zeros((20, 40, 36), np.int16), lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1)) and {total for _, total in seen} == {len(seen)}
+
+
+def test_flips_can_be_asked_of_a_run_that_was_scored_without(make_run):
+    run = make_run()
+    assert covidseg.load(run, flips=["x"]).inferer.settings["flips"] == ["x"]
+    with pytest.raises(BadInput, match="inference: flips"):
+        covidseg.load(run, flips=["left"])

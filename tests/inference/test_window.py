@@ -211,3 +211,40 @@ def test_a_network_of_another_task_is_refused(case):
     joint = Task("joint", 3, (0, 1, 2), {})
     with pytest.raises(ValueError, match="has 2 classes, task joint needs 3"):
         segment_case(Threshold(), *case, joint, WINDOW, WindowInferer((8, 8, 8), 0.25))
+
+
+class Leaning(nn.Module):
+    """Each voxel gets its neighbour on one side, along each axis: no mirror image of itself."""
+
+    stride = 4
+
+    def forward(self, x):
+        moved = x.roll(-1, 4) + 0.5 * x.roll(-1, 3) + 0.25 * x.roll(-1, 2)
+        return torch.cat([-moved, moved], dim=1)
+
+
+@pytest.mark.parametrize("flips", [["x"], ["y"], ["z"], ["z", "x"], ["x", "y", "z"]])
+def test_flips_are_the_mean_over_all_mirrored_windows(image, flips):
+    """Each combination by hand: mirrored with numpy, segmented, mirrored back."""
+    network, roi, numpy_axis = Leaning(), (8, 8, 8), {"z": 0, "y": 1, "x": 2}
+    window = image[..., :8, :8, :8]
+    expected, count = 0, 0
+    for chosen in itertools.product([False, True], repeat=len(flips)):
+        axes = tuple(numpy_axis[axis] for axis, flip in zip(flips, chosen, strict=True) if flip)
+        mirrored = torch.from_numpy(np.flip(window[0, 0].numpy(), axes).copy())[None, None]
+        found = network(mirrored)[0].numpy()
+        expected, count = expected + np.flip(found, tuple(axis + 1 for axis in axes)), count + 1
+    logits = WindowInferer(roi, 0.0, flips=flips)(network, window, AIR)
+    np.testing.assert_allclose(logits[0].numpy(), expected / count, atol=1e-6)
+    assert not np.allclose(logits.numpy(), WindowInferer(roi, 0.0)(network, window, AIR).numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("flips", ["x", ["w"], ["x", "x"], [2]])
+def test_flips_are_axes_by_name(flips):
+    with pytest.raises(ValueError, match=r"flips .* is no list of different axes among z, y, x"):
+        WindowInferer((8, 8, 8), 0.0, flips=flips)
+
+
+def test_flips_are_part_of_what_a_result_depends_on():
+    assert WindowInferer((8, 8, 8), 0.0, flips=["x", "z"]).settings["flips"] == ["z", "x"]
+    assert "flips" not in WindowInferer((8, 8, 8), 0.0).settings

@@ -1,4 +1,4 @@
-"""What every row of both tables costs, from shapes alone: parameters, multiply-adds, memory."""
+"""What every row of the tables costs, from shapes alone: parameters, multiply-adds, memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

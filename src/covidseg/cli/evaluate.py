@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from covidseg.cli.app import application
@@ -40,16 +40,18 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     if cfg.run is not None:
-        segmenter = load(cfg.run, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
-        task, folder = segmenter.task, Path(cfg.run)
+        runs = [str(run) for run in cfg.run] if isinstance(cfg.run, ListConfig) else [str(cfg.run)]
+        segmenter = load(runs, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
+        task, folder = segmenter.task, Path(runs[0])
+        _require_one_division(cfg, segmenter)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
         known, sets = _choose(cfg, dataset, fold, task, _chooses(segmenter))
         scored = annotated(sets, task.structures)
-        seen = _seen(scored, dataset, segmenter, cfg)
+        seen = [_seen(scored, dataset, one, run, cfg) for one, run in zip(segmenter.members, runs, strict=True)]
         with case_progress(console, scored) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
-        source: dict[str, Any] = {"run": segmenter.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
-        source |= {"inference": segmenter.inferer.settings, "seen_in_training": seen}
+        source: dict[str, Any] = {name: value for name, value in segmenter.identity.items() if name != "task"}
+        source |= {"inference": segmenter.inferer.settings, "seen_in_training": seen[0] if len(seen) == 1 else seen}
     else:
         if "task" not in cfg or "data" not in cfg:
             raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
@@ -140,12 +142,32 @@ def _choose(
     return sets, choose(dataset.name, sets, wanted, list(task.structures), own)
 
 
-def _seen(sets: Mapping[str, list], dataset: Any, segmenter: Any, cfg: DictConfig) -> dict[str, list[str]] | None:
+def _require_one_division(cfg: DictConfig, segmenter: Any) -> None:
+    """Raise `BadInput` where several runs are to be scored together on data that they did not divide alike.
+
+    The test cases of one fold were trained on in another.
+    """
+    if not segmenter.others:
+        return
+    if cfg.output is None:
+        raise BadInput("output", "of several runs has no place of its own", "give output=<folder>")
+    if "data" in cfg:
+        return
+    first = segmenter.config
+    for one in segmenter.others:
+        if (one.config["data"], one.config["fold"]) != (first["data"], first["fold"]):
+            wrong = f"was not trained on the data and fold of {segmenter.name}"
+            raise BadInput(f"run={one.name}", wrong, "score them on other data with data=..., or each by itself")
+
+
+def _seen(
+    sets: Mapping[str, list], dataset: Any, segmenter: Any, run: str, cfg: DictConfig
+) -> dict[str, list[str]] | None:
     """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
     from covidseg.evaluation.cases import seen_in_training
 
     config = segmenter.config
-    training = _training_data(Path(str(cfg.run)), config, str(cfg.paths.data or "data"), dataset)
+    training = _training_data(Path(run), config, str(cfg.paths.data or "data"), dataset)
     if training is not None and training.hash == dataset.hash and "data" not in cfg:
         return {"train": [], "validation": []}  # its own split
     try:

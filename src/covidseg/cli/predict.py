@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     from covidseg.inference.output_folder import OutputFault
     from covidseg.inference.pipeline import predicted
     from covidseg.inference.quantify import NOTICE
-    from covidseg.inference.segmenter import load
+    from covidseg.inference.segmenter import by_structures, load
     from covidseg.scans.read import find_scans
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -38,10 +38,10 @@ def main(cfg: DictConfig) -> None:
     given = Path(str(cfg.input))
     sources = find_scans(given, recursive, reading.get("series"))
     inference = inference_options(cfg.inference)
-    segmenters = [load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs]
+    segmenters = by_structures([load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs])
     predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading)
     predictor.check(sources, given, sources.deep)
-    for line in (*_slow(segmenters), *_passed_over(sources)):
+    for line in (*_averaged(segmenters), *_slow(segmenters), *_passed_over(sources)):
         console.print(line)
 
     done, failures = [], {}
@@ -87,11 +87,19 @@ def inference_options(config: DictConfig) -> dict[str, Any]:
     return {**options, "roi_zyx": None} if switch(config, "whole", "inference.whole") else options
 
 
+def _averaged(segmenters: Sequence[Any]) -> Iterator[str]:
+    """Which runs are taken together."""
+    for segmenter in segmenters:
+        if segmenter.others:
+            names = ", ".join(one.name for one in segmenter.members)
+            yield f"{' and '.join(segmenter.task.structures)}: the mean of {len(segmenter.members)} runs: {names}"
+
+
 def _slow(segmenters: Sequence[Any]) -> Iterator[str]:
     """What is said of precisions that a processor computes in software."""
     from covidseg.inference.window import has_bf16_units
 
-    for segmenter in segmenters:
+    for segmenter in (one for group in segmenters for one in group.members):
         device = next(segmenter.network.parameters()).device
         if word := slow_precision(device.type, segmenter.inferer.precision, has_bf16_units()):
             yield f"note: {word}"

@@ -107,10 +107,7 @@ class Predictor:
         if self.output.exists() and not self.output.is_dir():
             raise BadInput(f"output={self.output.name}", "is a file", "give a folder")
         settings = {
-            "runs": [
-                {"run": segmenter.name, "task": segmenter.task.name, "checkpoint_sha256": segmenter.checkpoint_sha256}
-                for segmenter in segmenters
-            ],
+            "runs": [segmenter.identity for segmenter in segmenters],
             "inference": [{**segmenter.inferer.settings, "box": segmenter.box} for segmenter in segmenters],
             "consolidation_hu": consolidation_hu,
         }

@@ -1,13 +1,13 @@
-"""A trained run, ready for scans: `covidseg.load("runs/...").predict("scan.nii.gz")`.
+"""A trained run, or several averaged, ready for scans: `covidseg.load("runs/...").predict("scan.nii.gz")`.
 
 Everything a network needs is read from its run folder: what it is, how its input is made, which weights were scored.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from covidseg.config.plain import as_dict
 from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.structures import Task
 from covidseg.inference.lung_box import Doubt, lung_box
-from covidseg.inference.window import Progress, WindowInferer, precision_on, segment_case
+from covidseg.inference.window import Progress, WindowInferer, case_scores, precision_on
 from covidseg.nets.cost import meta_network
 from covidseg.runs.checkpoints import checkpoint_name, load_checkpoint
 from covidseg.runs.folder import RunFolder
@@ -52,7 +52,10 @@ _NEEDED = {
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network with its weights, on its device, and what was fixed when it was trained."""
+    """A network with its weights, on its device, and what was fixed when it was trained.
+
+    With `others`, further runs of the same task at the same voxel size, its probabilities are the mean of all of them.
+    """
 
     network: nn.Module
     task: Task
@@ -63,6 +66,18 @@ class Segmenter:
     name: str  # of the run: <table>/<row>/<task>/seed<k>
     checkpoint_sha256: str
     box: str = "body"  # what of a scan the network sees: "body", as in training, or "lungs"
+    others: "tuple[Segmenter, ...]" = ()
+
+    @property
+    def members(self) -> "tuple[Segmenter, ...]":
+        """This run and those it is averaged with."""
+        return (self, *self.others)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which weights these are, for a manifest."""
+        own = {"run": self.name, "task": self.task.name, "checkpoint_sha256": self.checkpoint_sha256}
+        return {**own, "averaged_with": [one.identity for one in self.others]} if self.others else own
 
     def segment(self, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
         """Class map of a scan that `read_scan` gave, uint8 (z, y, x) on its own grid.
@@ -73,8 +88,22 @@ class Segmenter:
 
     def segment_on(self, grid: Grid, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
         """The same, on a grid that `grid_of` gave; outside of its box all is background."""
-        self.inferer.progress = progress
-        return segment_case(self.network, grid.image(scan.voxels), grid, self.task, self.window, self.inferer)
+        return grid.scores_to_native(self.scores(grid.image(scan.voxels), progress))
+
+    def scores(self, image: np.ndarray, progress: Progress | None = None) -> Tensor:
+        """Logits (C, D, H, W) of an int16 image (z, y, x) in HU at `spacing_zyx`, C at least 2.
+
+        Of several runs the logarithm of their mean probabilities, which is the same thing to whoever takes a softmax.
+        """
+        found: Tensor | None = None
+        for number, one in enumerate(self.members):
+            one.inferer.progress = _part_of(progress, number, len(self.members))
+            logits = case_scores(one.network, image, self.task, one.window, one.inferer)
+            if not self.others:
+                return logits
+            logits = logits.log_softmax(dim=0)
+            found = logits if found is None else torch.logaddexp(found, logits)
+        return cast(Tensor, found) - math.log(len(self.members))
 
     def grid_of(self, scan: "Scan") -> tuple[Grid, str]:
         """The grid on which a scan is segmented, and what has to be said of it: that its lungs' box is not used."""
@@ -90,9 +119,12 @@ class Segmenter:
     def segment_prepared(self, case: "PreparedCase", watch: Callable[[Tensor], None] | None = None) -> np.ndarray:
         """Class map of a prepared case on its scan's own grid. The case must have been prepared at `spacing_zyx`.
 
-        `watch` gets the logits on the case's grid (`segment_case`).
+        `watch` gets the logits on the case's grid (`scores`).
         """
-        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer, watch)
+        scores = self.scores(case.image)
+        if watch:
+            watch(scores)
+        return case.grid.scores_to_native(scores)
 
     def predict(self, path: Path | str, **options: Any) -> "SimpleITK.Image":
         """Label image on the grid of the scan at `path`, any format that `read_scan` takes; `options` go to it.
@@ -106,21 +138,34 @@ class Segmenter:
         return to_sitk(self.segment(scan), scan.geometry)
 
 
+def _part_of(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """`progress` as the `number`-th of `count` networks may call it."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)
+
+
 def load(
-    run: Path | str, checkpoint: str = "auto", device: str = "auto", box: str = "body", **inference: Any
+    run: Path | str | Sequence[Path | str],
+    checkpoint: str = "auto",
+    device: str = "auto",
+    box: str = "body",
+    **inference: Any,
 ) -> Segmenter:
-    """The network of a run folder.
+    """The network of a run folder; of several folders (seeds, folds, networks of one task) the mean of all.
 
     `checkpoint`: "last", "best" (highest validation Dice), or "auto": the one whose scores stand in the run's table
     (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `box`: "body" as in training, or "lungs",
     which is faster, wherever two lungs are found beyond doubt. `inference`: what is to differ from the run's
-    own sliding window (`roi_zyx`, `overlap`, `batch_size`), and `precision`: "float32", "bfloat16", or "auto" for
-    bfloat16 on GPUs that compute in it.
+    own sliding window (`roi_zyx`, `overlap`, `batch_size`, `flips`), and `precision`: "float32", "bfloat16", or "auto"
+    for bfloat16 on GPUs that compute in it.
 
-    Raises `BadInput` for a folder that is no run, for a checkpoint that is missing, damaged, not the configuration's or
-    not finite, and for a configuration that names anything but this suite's own classes. Nothing from the folder is
-    executed.
+    Raises `BadInput` for a folder that is no run, for runs that cannot be averaged, for a checkpoint that is
+    missing, damaged, not the configuration's or not finite, and for a configuration that names anything but this
+    suite's own classes. Nothing from the folder is executed.
     """
+    if not isinstance(run, Path | str):
+        return averaged([load(one, checkpoint, device, box, **inference) for one in run])
     folder = RunFolder(run)
     what = f"run={folder}"
     config = _plain_config(folder)
@@ -147,6 +192,33 @@ def load(
     network = network.to(where).eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest, box)
+
+
+def by_structures(segmenters: Sequence[Segmenter]) -> list[Segmenter]:
+    """One for each set of structures, averaged where several runs segment the same. Raises `BadInput`."""
+    groups: dict[tuple[str, ...], list[Segmenter]] = {}
+    for one in segmenters:
+        groups.setdefault(tuple(one.task.structures), []).append(one)
+    return [averaged(group) for group in groups.values()]
+
+
+def averaged(members: Sequence[Segmenter]) -> Segmenter:
+    """The mean of the runs. Raises `BadInput` where they do not segment the same thing on the same grid."""
+    if not members:
+        raise BadInput("run", "there is none", "give a run folder")
+    first, *others = members
+    known: dict[str, str] = {}
+    for one in members:
+        if twin := known.get(one.checkpoint_sha256):
+            raise BadInput(f"run={one.name}", f"has the weights of {twin}, which is given too", "give each run once")
+        known[one.checkpoint_sha256] = one.name
+        if one.task != first.task:
+            wrong = f"is of task {one.task.name}, {first.name} of {first.task.name}: they cannot be averaged"
+            raise BadInput(f"run={one.name}", wrong, "give runs of one task")
+        if one.spacing_zyx != first.spacing_zyx:
+            wrong = f"was trained at {one.spacing_zyx} mm, {first.name} at {first.spacing_zyx} mm"
+            raise BadInput(f"run={one.name}", wrong, "give runs of one data.spacing_zyx")
+    return replace(first, others=tuple(others))
 
 
 def _device(name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """From a prepared image to classes on the scan's own grid: overlapping windows, blended, then the way back."""
 
+import itertools
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ def air(window: Sequence[float]) -> float:
     return float(normalise(torch.tensor(AIR_HU), window))
 
 
+AXES = {"z": 2, "y": 3, "x": 4}  # of a batch of windows (B, C, D, H, W); x is left-right
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,12 +62,14 @@ class WindowInferer:
     The window is part of the network: the contrast branch pools over it and atrous taps see its border. So a volume
     smaller than the window is padded to it with what training patches are padded with, not seen at another size.
 
-    `roi_zyx`: window in voxels, a multiple of the network's stride; None passes the whole volume at once, padded to the
-    stride, which is several times faster and not what the network was trained on. `overlap`: share of a window that the
-    next one covers. `batch_size`: windows per pass. `precision`: "float32", "bfloat16" or "float16" (for GPUs without
-    bfloat16, as Turing's; logits beyond its range are refused) autocast inside the network, or "auto" (`precision_on`),
-    whatever the surrounding code computes in: validation inside a training in mixed precision is what a test is.
-    Blending is float32. Memory beside the network's own: the volume times (input + classes + 1) floats.
+    `roi_zyx`: window in voxels, a multiple of the network's stride; None passes the whole volume at once, padded to
+    the stride, which is several times faster and not what the network was trained on. `overlap`: share of a window
+    that the next one covers. `batch_size`: windows per pass. `precision`: "float32", "bfloat16" or "float16" (for
+    GPUs without bfloat16, as Turing's; logits beyond its range are refused) autocast inside the network, or "auto"
+    (`precision_on`), whatever the surrounding code computes in: validation inside a training in mixed precision is
+    what a test is. `flips`: axes among "z", "y" and "x"; each window's logits are the mean over all combinations of
+    mirroring along them, turned back, as nnU-Net's are: twice the passes for each axis. Blending is float32. Memory
+    beside the network's own: the volume times (input + classes + 1) floats.
     """
 
     def __init__(
@@ -75,11 +79,15 @@ class WindowInferer:
         batch_size: int = 1,
         precision: str = "auto",
         progress: Progress | None = None,
+        flips: Sequence[str] = (),
     ):
         if precision not in ("auto", *_PRECISIONS):
             raise ValueError(f"precision {precision!r} is none of auto, {', '.join(_PRECISIONS)}")
         if not 0 <= overlap < 1 or batch_size < 1:
             raise ValueError(f"overlap {overlap} must be in [0, 1) and batch_size {batch_size} at least 1")
+        if isinstance(flips, str) or any(axis not in AXES for axis in flips) or len(set(flips)) < len(flips):
+            raise ValueError(f"flips {flips} is no list of different axes among {', '.join(AXES)}")
+        self.flips = tuple(axis for axis in AXES if axis in flips)
         self.roi_zyx = None if roi_zyx is None else tuple(int(size) for size in roi_zyx)
         self.overlap, self.batch_size, self.precision, self.progress = overlap, batch_size, precision, progress
 
@@ -87,7 +95,8 @@ class WindowInferer:
     def settings(self) -> dict[str, Any]:
         """What the result depends on, for a manifest."""
         roi = None if self.roi_zyx is None else list(self.roi_zyx)
-        return {"roi_zyx": roi, "overlap": self.overlap, "precision": self.precision}
+        flips = {"flips": list(self.flips)} if self.flips else {}
+        return {"roi_zyx": roi, "overlap": self.overlap, "precision": self.precision, **flips}
 
     @torch.inference_mode()
     def __call__(self, network: nn.Module, image: Tensor, padding: float) -> Tensor:
@@ -110,11 +119,11 @@ class WindowInferer:
             nonlocal done
             precision = torch.autocast(windows.device.type, inside, enabled=inside is not torch.float32)
             with precision, single_windows(network, windows.device):
-                logits = network(windows)
+                logits = _mirrored_mean(network, windows, self.flips)
             done += 1
             if self.progress:
                 self.progress(done, total)
-            return logits.float()
+            return logits
 
         windows = (image, roi, self.batch_size, predict)
         logits = cast(Tensor, sliding_window_inference(*windows, self.overlap, mode="gaussian", cval=padding))
@@ -125,21 +134,23 @@ class WindowInferer:
         return logits
 
 
-def segment_case(
-    network: nn.Module,
-    image: np.ndarray,
-    grid: Grid,
-    task: Task,
-    window: Sequence[float],
-    inferer: WindowInferer,
-    watch: Callable[[Tensor], None] | None = None,
-) -> np.ndarray:
-    """Classes of a prepared case, uint8 (z, y, x) on the scan's own grid and in its own array order.
+def _mirrored_mean(network: nn.Module, windows: Tensor, flips: Sequence[str]) -> Tensor:
+    """Logits of `windows` in float32, the mean over every combination of the axes `flips`."""
+    axes = [AXES[axis] for axis in flips]
+    combinations = [chosen for count in range(len(axes) + 1) for chosen in itertools.combinations(axes, count)]
+    total = network(windows).float()
+    for chosen in combinations[1:]:
+        total = total + network(windows.flip(chosen)).float().flip(chosen)
+    return total / len(combinations) if flips else total
 
-    `watch` gets the logits (C, D, H, W) on `grid`, C at least 2.
 
-    `image`: int16 HU (z, y, x) on `grid`; `window`: the HU range the network was trained with. Runs where the network's
-    parameters are, in evaluation mode, and gives the network back in the mode it was in.
+def case_scores(
+    network: nn.Module, image: np.ndarray, task: Task, window: Sequence[float], inferer: WindowInferer
+) -> Tensor:
+    """Logits (C, D, H, W) of a prepared case, C at least 2, where the network's parameters are.
+
+    `image`: int16 HU (z, y, x); `window`: the HU range the network was trained with. The network runs in evaluation
+    mode, and is given back in the mode it was in.
     """
     device = next(network.parameters()).device
     was_training = network.training
@@ -153,9 +164,22 @@ def segment_case(
         raise ValueError(f"the network has {logits.shape[0]} classes, task {task.name} needs {task.out_channels}")
     if logits.shape[0] == 1:  # a sigmoid head: foreground where its logit is above that of the background, 0
         logits = F.pad(logits, (0, 0, 0, 0, 0, 0, 1, 0))
-    if watch:
-        watch(logits)
-    return grid.scores_to_native(logits)
+    return logits
+
+
+def segment_case(
+    network: nn.Module,
+    image: np.ndarray,
+    grid: Grid,
+    task: Task,
+    window: Sequence[float],
+    inferer: WindowInferer,
+) -> np.ndarray:
+    """Classes of a prepared case, uint8 (z, y, x) on the scan's own grid and in its own array order.
+
+    `image` is on `grid`; the rest as in `case_scores`.
+    """
+    return grid.scores_to_native(case_scores(network, image, task, window, inferer))
 
 
 def per_axis(stride: int | Sequence[int]) -> tuple[int, ...]:
