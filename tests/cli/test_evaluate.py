@@ -304,3 +304,40 @@ def test_runs_of_several_seeds_are_scored_together(evaluate, make_run, data, tmp
         **{key: value for key, value in data.items() if key != "data"},
     )
     assert status == 0, err
+
+
+def test_postprocessing_is_chosen_on_validation_cases_and_used_where_asked(
+    evaluate, make_run, data, tmp_path, in_process
+):
+    """The remedy of the message works, the scores of the test set change by it alone, and predict takes it, too."""
+    options = {key: f"'{value}'" if key == "data.root" else value for key, value in data.items() if key != "data"}
+    run = make_run("lesion", data="folder", **options)
+    status, _, err = evaluate(run=run, **{"inference.postprocess": "true"})
+    assert status == 2 and "choose_postprocessing=true" in err
+    status, out, err = evaluate(run=run, choose_postprocessing="true")
+    assert status == 0, err
+    chosen = json.loads((run / "postprocessing.json").read_text())
+    assert chosen["cases"] == ["c2"] and chosen["dice"]["after"] >= chosen["dice"]["before"]
+    assert "mean Dice of 1 validation cases" in out and "used by inference.postprocess=true" in out
+    chosen |= {"threshold": 0.7, "smallest_ml": 0.0}  # so that it makes a difference
+    (run / "postprocessing.json").write_text(json.dumps(chosen))
+    plain, used = load(run), load(run, postprocess=True)
+    status, _, err = evaluate(run=run, output=tmp_path / "with", **{"inference.postprocess": "true"})
+    assert status == 0, err
+    metrics = json.loads((tmp_path / "with/metrics.json").read_text())
+    assert metrics["inference"]["postprocessing"] == {"threshold": 0.7, "smallest_ml": 0.0}
+    rows = {row["case"]: int(row["tp"]) + int(row["fp"]) for row in _rows(tmp_path / "with/cases.csv")}
+    scan = str(data["data.root"] / "images/c3.nii.gz")
+    masks = {name: sitk.GetArrayFromImage(one.predict(scan)) for name, one in (("plain", plain), ("used", used))}
+    assert rows["c3"] == masks["used"].sum() != masks["plain"].sum()
+    arguments = (
+        f"run={run}",
+        f"input={scan}",
+        f"output={tmp_path}/masks",
+        "extension=.mha",
+        "inference.postprocess=true",
+    )
+    assert in_process("predict", *arguments)[0] == 0
+    assert sitk.GetArrayFromImage(sitk.ReadImage(f"{tmp_path}/masks/c3_lesion.mha")).sum() == rows["c3"]
+    status, _, err = evaluate("data=folder", run=run, choose_postprocessing="true")
+    assert (status, err.count("\n")) == (2, 1) and "no data=..." in err

@@ -618,3 +618,32 @@ def test_a_box_of_the_lungs_is_used_where_they_are_found_and_said_where_not(in_p
     status, out, _ = in_process(*command, "output=lungs", "inference.box=body")
     assert status == 2 and out.count("is not what this command wrote") == 2  # another box makes other masks
     assert in_process(*command, "output=other", "inference.box=chest")[2].startswith("error: inference.box=chest: ")
+
+
+@pytest.mark.parametrize(("extension", "kept"), [(".nii.gz", ".nii.gz"), (".mha", ".mha"), (".seg.nrrd", ".nrrd")])
+def test_probabilities_on_request_lie_on_the_scans_grid_and_agree_with_the_mask(
+    predict, run, write_scan, tmp_path, extension, kept
+):
+    """Read by SimpleITK alone: the mask is where the map is above a half, and both cover the same millimetres."""
+    _, scan = write_scan(tmp_path / "scan.nii.gz")
+    options = {"input": tmp_path / "scan.nii.gz", "output": tmp_path / "out", "extension": extension}
+    status, _, err = predict(run=run, probabilities="true", **options)
+    assert status == 0, err
+    image = sitk.ReadImage(str(tmp_path / f"out/scan_lesion_probability{kept}"))
+    assert image.GetSize() == scan.GetSize() and image.GetPixelIDTypeAsString() == "32-bit float"
+    np.testing.assert_allclose(image.GetDirection(), scan.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), scan.GetOrigin(), atol=1e-4)
+    probability = sitk.GetArrayFromImage(image)
+    mask = _labels(tmp_path / f"out/scan_lesion{extension}")
+    assert 0 <= probability.min() < 0.5 < probability.max() <= 1
+    assert np.array_equal(mask > 0, probability > 0.5)
+    manifest = read_json(tmp_path / "out/predictions.json")["cases"]["scan"]["files"]
+    assert f"scan_lesion_probability{kept}" in manifest
+    status, out, _ = predict(run=run, probabilities="true", **options)
+    assert status == 0 and "segmented" not in out, "done before"
+
+
+def test_no_map_is_written_unasked(predict, run, write_scan, tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    assert predict(run=run, input=tmp_path / "scan.nii.gz", output=tmp_path / "out")[0] == 0
+    assert not list((tmp_path / "out").glob("*probability*"))

@@ -49,7 +49,7 @@ def run(make_run):
 
     folder = make_run("lesion")
 
-    def bright(self, grid, scan, progress=None):
+    def bright(self, grid, scan, progress=None, watch=None):
         return (scan.voxels > -600).astype(np.uint8)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -23,8 +23,12 @@ MADE_BY = {"made_by": "evaluate.py"}  # in metrics.json: what stands beside it w
 
 @application("evaluate")
 def main(cfg: DictConfig) -> None:
-    """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json."""
+    """Score every case of the chosen sets, print the summary, write cases.csv and metrics.json.
+
+    Or choose the run's postprocessing.
+    """
     from covidseg.cli.predict import inference_options
+    from covidseg.config.options import switch
     from covidseg.data.sets import annotated, remark
     from covidseg.evaluation.cases import evaluate_cases, evaluate_masks
     from covidseg.evaluation.results import implausible, summary_table, write_results
@@ -43,6 +47,9 @@ def main(cfg: DictConfig) -> None:
         runs = [str(run) for run in cfg.run] if isinstance(cfg.run, ListConfig) else [str(cfg.run)]
         segmenter = load(runs, cfg.checkpoint, cfg.device, **inference_options(cfg.inference))
         task, folder = segmenter.task, Path(runs[0])
+        if switch(cfg, "choose_postprocessing"):
+            _choose_postprocessing(cfg, segmenter, folder, console)
+            return
         _require_one_division(cfg, segmenter)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
         known, sets = _choose(cfg, dataset, fold, task, _chooses(segmenter))
@@ -51,7 +58,7 @@ def main(cfg: DictConfig) -> None:
         with case_progress(console, scored) as progress:
             rows = evaluate_cases(segmenter.segment_prepared, sets, task, progress)
         source: dict[str, Any] = {name: value for name, value in segmenter.identity.items() if name != "task"}
-        source |= {"inference": segmenter.inferer.settings, "seen_in_training": seen[0] if len(seen) == 1 else seen}
+        source |= {"inference": segmenter.settings, "seen_in_training": seen[0] if len(seen) == 1 else seen}
     else:
         if "task" not in cfg or "data" not in cfg:
             raise BadInput("predictions", "need to know what they are scored against", "add task=... and data=...")
@@ -140,6 +147,27 @@ def _choose(
         sets = defined_sets(dataset, fold, drawn)
     wanted = list(cfg.sets) if OmegaConf.is_list(cfg.sets) else cfg.sets
     return sets, choose(dataset.name, sets, wanted, list(task.structures), own)
+
+
+def _choose_postprocessing(cfg: DictConfig, segmenter: Any, folder: Path, console: Console) -> None:
+    """Find the threshold and the smallest piece for a run's validation cases, say what they gain, and keep them."""
+    from covidseg.data.sets import own_sets
+    from covidseg.inference.postprocessing import choose
+
+    if segmenter.others or segmenter.postprocessing or "data" in cfg:
+        wrong = "is of one run on its own validation cases, without any postprocessing yet"
+        raise BadInput("choose_postprocessing", wrong, "give one run=..., no data=..., and no inference.postprocess")
+    dataset, fold, _ = _data_of(cfg, segmenter.config, folder)
+    cases = own_sets(dataset, fold, _chooses(segmenter)).get("validation", [])
+    with case_progress(console, {"validation": cases}) as progress:
+        choice = choose(segmenter, cases, progress)
+    path = choice.save(folder, segmenter, dataset.folder.name)
+    found = choice.postprocessing
+    console.print(
+        f"{choice.structure}: threshold {found.threshold:g}, pieces from {found.smallest_ml:g} ml on; mean Dice of "
+        f"{len(choice.cases)} validation cases {choice.before:.3f} without, {choice.after:.3f} with it"
+    )
+    console.print(f"{path}: used by inference.postprocess=true", markup=False)
 
 
 def _require_one_division(cfg: DictConfig, segmenter: Any) -> None:
@@ -238,8 +266,9 @@ def _made_here(metrics: Path) -> bool:
 
 
 def _chooses(segmenter: Any) -> bool:
-    """Whether the run held cases out to choose its checkpoint by."""
-    return segmenter.config["training"]["evaluate"] == "best"
+    """Whether the run held cases out to choose something by."""
+    training = segmenter.config["training"]
+    return training["evaluate"] == "best" or training.get("score_on") == "validation"
 
 
 if __name__ == "__main__":

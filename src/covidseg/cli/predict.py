@@ -35,11 +35,12 @@ def main(cfg: DictConfig) -> None:
         option = next((name for name in ("input", "output") if cfg[name] is None), "run")
         raise BadInput(option, "is empty", f"{option}=<{'run folder' if option == 'run' else 'path'}>")
     overwrite, recursive = switch(cfg, "overwrite"), switch(cfg.reading, "recursive", "reading.recursive")
+    maps = switch(cfg, "probabilities")
     given = Path(str(cfg.input))
     sources = find_scans(given, recursive, reading.get("series"))
     inference = inference_options(cfg.inference)
     segmenters = by_structures([load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs])
-    predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading)
+    predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading, maps)
     predictor.check(sources, given, sources.deep)
     for line in (*_averaged(segmenters), *_slow(segmenters), *_passed_over(sources)):
         console.print(line)
@@ -84,6 +85,7 @@ def main(cfg: DictConfig) -> None:
 def inference_options(config: DictConfig) -> dict[str, Any]:
     """The `inference` section of a command as arguments of `covidseg.load`: what is null stays as in the run."""
     options = {str(key): value for key, value in config.items() if key != "whole" and value is not None}
+    options["postprocess"] = switch(config, "postprocess", "inference.postprocess")
     return {**options, "roi_zyx": None} if switch(config, "whole", "inference.whole") else options
 
 

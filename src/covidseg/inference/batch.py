@@ -1,9 +1,10 @@
 """Masks and figures for scans that have none yet: one scan or thousands, resumable, by a manifest instead of trust.
 
-An output folder holds `<case>_<structure>.nii.gz` and `<case>_quantities.json` for each case, `quantities.csv` for all
-of them, `predictions.json` (the manifest) and `failures.csv` (what was refused). A case counts as done when the
-manifest says so for the very same voxels, weights and settings and its files still have their hashes; a name proves
-nothing. Several processes may share a folder: the manifest is read and written back under a lock.
+An output folder holds `<case>_<structure>.nii.gz` and `<case>_quantities.json` for each case, on request
+`<case>_<structure>_probability.nii.gz`, `quantities.csv` for all of them, `predictions.json` (the manifest) and
+`failures.csv` (what was refused). A case counts as done when the manifest says so for the very same voxels, weights and
+settings and its files still have their hashes; a name proves nothing. Several processes may share a folder: the
+manifest is read and written back under a lock.
 """
 
 import json
@@ -12,13 +13,15 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.flags import Findings, flags
 from covidseg.inference.output_folder import (
     fingerprint,
@@ -31,13 +34,14 @@ from covidseg.inference.output_folder import (
 from covidseg.inference.quantify import FIGURES, NOTES, NOTICE, quantify
 from covidseg.inference.segmenter import Segmenter
 from covidseg.scans.read import ALL_SERIES, Scan, ScanSource, read_scan
-from covidseg.scans.write import DICOM_SEG, MASK_FORMATS, write_mask
+from covidseg.scans.write import DICOM_SEG, MASK_FORMATS, SLICER_SEG, write_mask, write_probability
 from covidseg.scans.write_dicom import require_highdicom
 from covidseg.system.errors import BadInput
 from covidseg.system.files import sha256, sweep_temporaries, write_csv, write_json
 from covidseg.system.locks import locked
 
 MANIFEST, FAILURES, TABLE, LOCK = "predictions.json", "failures.csv", "quantities.csv", ".predictions.lock"
+_OF_PROBABILITIES = {SLICER_SEG: ".nrrd", DICOM_SEG: ".nii.gz"}  # formats that hold labels alone
 Progress = Callable[[str, int, int], None]  # (what is segmented, windows done, windows in all)
 
 
@@ -72,6 +76,7 @@ class Segmented:
     said: Sequence[str]
     seconds: float
     resumed: bool = False
+    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Predictor:
@@ -90,6 +95,7 @@ class Predictor:
         consolidation_hu: float,
         overwrite: bool = False,
         reading: Mapping[str, Any] | None = None,
+        probabilities: bool = False,
     ):
         if not segmenters:
             raise BadInput("run", "there is none", "give a run folder")
@@ -97,6 +103,7 @@ class Predictor:
             raise BadInput(f"consolidation_hu={consolidation_hu}", "is no number of HU", "consolidation_hu=-300")
         self.segmenters, self.output, self.overwrite = segmenters, Path(output), overwrite
         self.extension, self.consolidation_hu, self.reading = extension, consolidation_hu, reading or {}
+        self.probabilities = probabilities
         if extension not in MASK_FORMATS:
             raise BadInput(f"extension={extension}", "is no format of a mask", f"one of {', '.join(MASK_FORMATS)}")
         if extension == DICOM_SEG:
@@ -108,7 +115,7 @@ class Predictor:
             raise BadInput(f"output={self.output.name}", "is a file", "give a folder")
         settings = {
             "runs": [segmenter.identity for segmenter in segmenters],
-            "inference": [{**segmenter.inferer.settings, "box": segmenter.box} for segmenter in segmenters],
+            "inference": [{**segmenter.settings, "box": segmenter.box} for segmenter in segmenters],
             "consolidation_hu": consolidation_hu,
         }
         self._settings = json.loads(json.dumps(settings))  # as they come back from the manifest
@@ -186,10 +193,10 @@ class Predictor:
                     manifest[case] = {"request": request, "files": {}}  # from here on the files are ours
             if resumed:
                 return Segmented(opened, {}, {}, (), time.perf_counter() - started, resumed=True)
-            masks, said = self._segment(scan, progress)
+            masks, probabilities, said = self._segment(scan, progress)
             lung, lesion = masks.get("lung"), masks.get("lesion")
             figures = quantify(lung, lesion, scan.voxels, scan.geometry, self.consolidation_hu)
-        return Segmented(opened, masks, figures, said, time.perf_counter() - started)
+        return Segmented(opened, masks, figures, said, time.perf_counter() - started, probabilities=probabilities)
 
     def write(self, segmented: Segmented) -> Result:
         """The last step: masks and figures on disk, and in the manifest."""
@@ -236,6 +243,8 @@ class Predictor:
                         segments={1: name},
                         slices=scan.slices,
                     )
+                for name, probability in segmented.probabilities.items():
+                    write_probability(files[f"{name}_probability"], probability, scan.geometry, overwrite=True)
                 write_json(files["quantities"], page)
             with self._locked_manifest() as manifest:
                 manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}
@@ -272,22 +281,29 @@ class Predictor:
             else:
                 (self.output / FAILURES).unlink(missing_ok=True)
 
-    def _segment(self, scan: Scan, progress: Progress | None) -> tuple[dict[str, np.ndarray], list[str]]:
-        """A mask of each structure, and what has to be said of how they were made."""
+    def _segment(
+        self, scan: Scan, progress: Progress | None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[str]]:
+        """A mask of each structure, their probabilities where asked for, and what has to be said of how it was done."""
         masks: dict[str, np.ndarray] = {}
+        probabilities: dict[str, np.ndarray] = {}
         said: dict[str, None] = {}
         for segmenter in self.segmenters:
             what = " and ".join(segmenter.task.structures)
             report = progress and partial(progress, what)
             grid, word = segmenter.grid_of(scan)
-            classes = segmenter.segment_on(grid, scan, report)
+            watch = partial(_keep, probabilities, segmenter, grid) if self.probabilities else None
+            classes = segmenter.segment_on(grid, scan, report, watch)
             masks |= {name: part.in_prediction(classes) for name, part in segmenter.task.structures.items()}
             said |= {word: None} if word else {}
-        return masks, list(said)
+        return masks, probabilities, list(said)
 
     def _files(self, case: str) -> dict[str, Path]:
         masks = {name: self.output / f"{case}_{name}{self.extension}" for name in self.structures}
-        return {**masks, "quantities": self.output / f"{case}_quantities.json"}
+        suffix = _OF_PROBABILITIES.get(self.extension, self.extension)
+        names = self.structures if self.probabilities else ()
+        maps = {f"{name}_probability": self.output / f"{case}_{name}_probability{suffix}" for name in names}
+        return {**masks, **maps, "quantities": self.output / f"{case}_quantities.json"}
 
     def _refuse_existing(self, files: Iterable[Path]) -> None:
         if self.overwrite:
@@ -333,3 +349,8 @@ class Predictor:
             yield manifest
             if manifest != before or not path.exists():
                 write_json(path, {"notice": NOTICE, "cases": manifest})
+
+
+def _keep(kept: dict[str, np.ndarray], segmenter: Segmenter, grid: Grid, scores: Tensor) -> None:
+    """Add to `kept` the probability of each structure of the segmenter's task."""
+    kept |= segmenter.probabilities(grid, scores)

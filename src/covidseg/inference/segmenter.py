@@ -5,7 +5,7 @@ Everything a network needs is read from its run folder: what it is, how its inpu
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from covidseg.config.plain import as_dict
 from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.structures import Task
 from covidseg.inference.lung_box import Doubt, lung_box
+from covidseg.inference.postprocessing import Postprocessing, chosen_for
 from covidseg.inference.window import Progress, WindowInferer, case_scores, precision_on
 from covidseg.nets.cost import meta_network
 from covidseg.runs.checkpoints import checkpoint_name, load_checkpoint
@@ -67,6 +68,13 @@ class Segmenter:
     checkpoint_sha256: str
     box: str = "body"  # what of a scan the network sees: "body", as in training, or "lungs"
     others: "tuple[Segmenter, ...]" = ()
+    postprocessing: Postprocessing | None = None  # of the one structure of the task; None: the likeliest class
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the masks are made of the weights, for a manifest."""
+        chosen = {"postprocessing": asdict(self.postprocessing)} if self.postprocessing else {}
+        return {**self.inferer.settings, **chosen}
 
     @property
     def members(self) -> "tuple[Segmenter, ...]":
@@ -86,9 +94,19 @@ class Segmenter:
         """
         return self.segment_on(self.grid_of(scan)[0], scan, progress)
 
-    def segment_on(self, grid: Grid, scan: "Scan", progress: Progress | None = None) -> np.ndarray:
-        """The same, on a grid that `grid_of` gave; outside of its box all is background."""
-        return grid.scores_to_native(self.scores(grid.image(scan.voxels), progress))
+    def segment_on(
+        self, grid: Grid, scan: "Scan", progress: Progress | None = None, watch: Callable[[Tensor], None] | None = None
+    ) -> np.ndarray:
+        """The same, on a grid that `grid_of` gave; outside of its box all is background.
+
+        `watch` gets the logits on `grid` (`scores`).
+        """
+        return self._classes(grid, self.scores(grid.image(scan.voxels), progress), watch)
+
+    def probabilities(self, grid: Grid, scores: Tensor) -> dict[str, np.ndarray]:
+        """{structure: float32 (z, y, x) on the scan's own grid} of the logits that `scores` gave for `grid`."""
+        parts = self.task.structures.items()
+        return {name: grid.probabilities_to_native(scores, part.channels) for name, part in parts}
 
     def scores(self, image: np.ndarray, progress: Progress | None = None) -> Tensor:
         """Logits (C, D, H, W) of an int16 image (z, y, x) in HU at `spacing_zyx`, C at least 2.
@@ -121,10 +139,17 @@ class Segmenter:
 
         `watch` gets the logits on the case's grid (`scores`).
         """
-        scores = self.scores(case.image)
+        return self._classes(case.grid, self.scores(case.image), watch)
+
+    def _classes(self, grid: Grid, scores: Tensor, watch: Callable[[Tensor], None] | None) -> np.ndarray:
         if watch:
             watch(scores)
-        return case.grid.scores_to_native(scores)
+        if self.postprocessing is None:
+            return grid.scores_to_native(scores)
+        (part,) = self.task.structures.values()
+        probability = grid.probabilities_to_native(scores, part.channels)
+        mask = self.postprocessing.mask(probability, grid.native.spacing_zyx)
+        return mask.astype(np.uint8) * np.uint8(part.channels[0])
 
     def predict(self, path: Path | str, **options: Any) -> "SimpleITK.Image":
         """Label image on the grid of the scan at `path`, any format that `read_scan` takes; `options` go to it.
@@ -150,14 +175,16 @@ def load(
     checkpoint: str = "auto",
     device: str = "auto",
     box: str = "body",
+    postprocess: bool = False,
     **inference: Any,
 ) -> Segmenter:
     """The network of a run folder; of several folders (seeds, folds, networks of one task) the mean of all.
 
     `checkpoint`: "last", "best" (highest validation Dice), or "auto": the one whose scores stand in the run's table
     (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `box`: "body" as in training, or "lungs",
-    which is faster, wherever two lungs are found beyond doubt. `inference`: what is to differ from the run's
-    own sliding window (`roi_zyx`, `overlap`, `batch_size`, `flips`), and `precision`: "float32", "bfloat16", or "auto"
+    which is faster, wherever two lungs are found beyond doubt. `postprocess`: by what was chosen on the run's
+    validation cases (`evaluate.py choose_postprocessing=true`). `inference`: what is to differ from the run's own
+    sliding window (`roi_zyx`, `overlap`, `batch_size`, `flips`), and `precision`: "float32", "bfloat16", or "auto"
     for bfloat16 on GPUs that compute in it.
 
     Raises `BadInput` for a folder that is no run, for runs that cannot be averaged, for a checkpoint that is
@@ -165,7 +192,7 @@ def load(
     suite's own classes. Nothing from the folder is executed.
     """
     if not isinstance(run, Path | str):
-        return averaged([load(one, checkpoint, device, box, **inference) for one in run])
+        return averaged([load(one, checkpoint, device, box, postprocess, **inference) for one in run])
     folder = RunFolder(run)
     what = f"run={folder}"
     config = _plain_config(folder)
@@ -191,7 +218,8 @@ def load(
         raise BadInput("inference", str(error)) from error
     network = network.to(where).eval().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest, box)
+    chosen = chosen_for(run, str(folder), digest, inferer.settings) if postprocess else None
+    return Segmenter(network, task, config, spacing, window, inferer, str(folder), digest, box, postprocessing=chosen)
 
 
 def by_structures(segmenters: Sequence[Segmenter]) -> list[Segmenter]:
@@ -207,6 +235,9 @@ def averaged(members: Sequence[Segmenter]) -> Segmenter:
     if not members:
         raise BadInput("run", "there is none", "give a run folder")
     first, *others = members
+    if others and first.postprocessing:
+        wrong = "was chosen for single runs, and these are averaged"
+        raise BadInput("inference.postprocess", wrong, "leave it out, or give one run")
     known: dict[str, str] = {}
     for one in members:
         if twin := known.get(one.checkpoint_sha256):

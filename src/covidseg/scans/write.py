@@ -18,7 +18,7 @@ from covidseg.scans.segments import COLOURS, OTHER_COLOUR
 from covidseg.system.errors import BadInput, EnvironmentFault
 from covidseg.system.files import atomic_path
 
-__all__ = ["DICOM_SEG", "MASK_FORMATS", "to_sitk", "write_mask"]
+__all__ = ["DICOM_SEG", "MASK_FORMATS", "SLICER_SEG", "to_sitk", "write_mask", "write_probability"]
 
 DICOM_SEG, SLICER_SEG = ".dcm", ".seg.nrrd"
 MASK_FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd", SLICER_SEG, DICOM_SEG)
@@ -53,6 +53,23 @@ def write_mask(
         else:
             _write_itk(temporary, what, mask, geometry, names if suffix == SLICER_SEG else {})
         _verify(temporary, what, mask, geometry, names if suffix in (SLICER_SEG, DICOM_SEG) else {})
+
+
+def write_probability(
+    path: Path | str, probability: np.ndarray, geometry: Geometry, *, overwrite: bool = False
+) -> None:
+    """Write float32 (z, y, x) on `geometry` as NIfTI, MetaImage or NRRD, read back before it takes its name."""
+    suffix, what = _require_writable(require_text(path), overwrite), shown(path)
+    if probability.dtype != np.float32 or probability.shape != geometry.shape_zyx or suffix in (SLICER_SEG, DICOM_SEG):
+        raise ValueError(
+            f"{suffix}: expected float32 {geometry.shape_zyx}, got {probability.dtype} {probability.shape}"
+        )
+    with atomic_path(path, suffix=suffix) as temporary:
+        if suffix.startswith(".nii"):
+            nifti.write(temporary, probability, geometry, compressed=suffix == ".nii.gz")
+        else:
+            _write_itk(temporary, what, probability, geometry, {})
+        _verify(temporary, what, probability, geometry, {})
 
 
 def to_sitk(mask: np.ndarray, geometry: Geometry) -> sitk.Image:

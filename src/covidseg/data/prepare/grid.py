@@ -83,13 +83,38 @@ class Grid:
         is class 0. Works on the differences to class 0, which have the same argmax, so two classes cost one channel.
         """
         import torch
+
+        def classes(slab: Any) -> Any:
+            best, label = slab.max(dim=0)
+            return torch.where(best > 0, label + 1, 0).to(torch.uint8)
+
+        return self._slabs_to_native(scores, classes, np.uint8)
+
+    def probabilities_to_native(self, scores: Any, channels: Sequence[int]) -> np.ndarray:
+        """Logits (C, z, y, x) on this grid -> float32 probability of being one of the classes `channels`, native order.
+
+        The logits are brought back as `scores_to_native` does and only then made probabilities, so that with two
+        classes the mask is where this is above a half. Outside the body box it is 0.
+        """
+
+        def probability(slab: Any) -> Any:
+            import torch
+
+            shares = torch.cat([torch.zeros_like(slab[:1]), slab]).softmax(dim=0)
+            return shares[list(channels)].sum(dim=0)
+
+        return self._slabs_to_native(scores, probability, np.float32)
+
+    def _slabs_to_native(self, scores: Any, value: Callable[[Any], Any], dtype: Any) -> np.ndarray:
+        """`value` of each slab (C - 1, z, y, x) of differences to class 0 on the scan's grid, 0 outside the box."""
+        import torch
         from torch.nn.functional import interpolate
 
         scores = torch.as_tensor(scores)
         if scores.ndim != 4 or scores.shape[0] < 2 or tuple(scores.shape[1:]) != self.shape_zyx:
             raise ValueError(f"scores of shape {tuple(scores.shape)} are not (2 or more classes, *{self.shape_zyx})")
         canonical = self.native.canonical()
-        native = np.zeros(canonical.shape_zyx, np.uint8)
+        native = np.zeros(canonical.shape_zyx, dtype)
         inside = native[tuple(slice(a, b) for a, b in self.box_zyx)]
         depth, height, width = inside.shape
         index, weight = (torch.as_tensor(part, device=scores.device) for part in _two_taps(self.shape_zyx[0], depth))
@@ -103,8 +128,7 @@ class Grid:
                 slab = slab[1:] - slab[:1]  # (C - 1, z, y, x)
                 slab = slab[:, below - first] * (1 - share) + slab[:, above - first] * share
                 slab = interpolate(slab, size=(height, width), mode="bilinear", align_corners=False)
-                best, label = slab.max(dim=0)
-                inside[start : start + step] = torch.where(best > 0, label + 1, 0).to(torch.uint8).cpu().numpy()
+                inside[start : start + step] = value(slab).cpu().numpy()
         return np.ascontiguousarray(self.native.from_canonical(native))
 
     def to_dict(self) -> dict[str, Any]:

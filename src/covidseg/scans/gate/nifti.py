@@ -164,14 +164,18 @@ class _Header:
         return believable_steps(self.what, self.shape_zyx, affine[:, :3], affine[:, 3], assume)
 
 
-def write(path: Path, labels: np.ndarray, geometry: Geometry, compressed: bool) -> None:
-    """Write uint8 (z, y, x) with sform and qform on `geometry`; the same input gives the same bytes, and no names."""
+_WRITTEN = {"uint8": (2, zlib.Z_RLE), "float32": (16, zlib.Z_DEFAULT_STRATEGY)}  # type code; labels lie in runs
+
+
+def write(path: Path, voxels: np.ndarray, geometry: Geometry, compressed: bool) -> None:
+    """Write uint8 or float32 (z, y, x) with sform and qform on `geometry`: the same bytes each time, and no names."""
+    code, strategy = _WRITTEN[voxels.dtype.name]
     affine = _RAS_LPS @ np.column_stack([geometry.step_mm, geometry.origin_xyz])
     hand, quaternion = _quaternion(_RAS_LPS @ np.reshape(geometry.direction, (3, 3)))
     header = bytearray(_FIRST_VOXEL)
     struct.pack_into("<i", header, 0, _HEADER)
     struct.pack_into("<8h", header, 40, 3, *geometry.shape_zyx[::-1], 1, 1, 1, 1)
-    struct.pack_into("<2h", header, 70, 2, 8)  # uint8
+    struct.pack_into("<2h", header, 70, code, 8 * voxels.itemsize)
     struct.pack_into("<8f", header, 76, hand, *geometry.spacing_zyx[::-1], 0, 0, 0, 0)
     struct.pack_into("<3f", header, 108, _FIRST_VOXEL, 1, 0)  # vox_offset, scl_slope, scl_inter
     header[123] = 2  # millimetres
@@ -179,9 +183,9 @@ def write(path: Path, labels: np.ndarray, geometry: Geometry, compressed: bool) 
     struct.pack_into("<6f", header, 256, *quaternion, *affine[:, 3])
     struct.pack_into("<12f", header, 280, *affine.ravel())
     struct.pack_into("4s", header, 344, b"n+1\0")
-    encoder = zlib.compressobj(6, zlib.DEFLATED, 31, strategy=zlib.Z_RLE) if compressed else None  # labels lie in runs
+    encoder = zlib.compressobj(6, zlib.DEFLATED, 31, strategy=strategy) if compressed else None
     with open(path, "wb") as stream:
-        for part in (bytes(header), *(np.ascontiguousarray(plane).tobytes() for plane in labels)):
+        for part in (bytes(header), *(np.ascontiguousarray(plane).tobytes() for plane in voxels)):
             stream.write(encoder.compress(part) if encoder else part)
         if encoder:
             stream.write(encoder.flush())
