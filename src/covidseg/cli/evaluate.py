@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from covidseg.cli.app import application
-from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import BadInput, CovidSegError
 from covidseg.system.files import read_json
 from covidseg.system.terminal import case_progress
@@ -93,6 +91,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
     """
     from covidseg.config.options import switch
     from covidseg.data.prepare.run import plain, prepare
+    from covidseg.runs.training_data import training_data
 
     overwrite = switch(cfg, "overwrite")
     home, own = str(cfg.paths.data or "data"), run if "data" not in cfg else None
@@ -104,7 +103,7 @@ def _data_of(cfg: DictConfig, run: Mapping[str, Any] | None, folder: Path) -> tu
         data["spacing_zyx"] = run["data"]["spacing_zyx"]
     if cfg.output is not None:  # before the work
         _refuse_output(Path(str(cfg.output)), data["root"], overwrite)
-    dataset = _training_data(folder, own, home) if own is not None else None
+    dataset = training_data(folder, own, home) if own is not None else None
     # A run's configuration is a stranger's: it may say what is read, but nothing is computed or written where it says.
     dataset = dataset or prepare(data, {"data": home}, computing=own is None)
     output = Path(str(cfg.output)) if cfg.output is not None else folder / "evaluation" / dataset.folder.name
@@ -193,9 +192,10 @@ def _seen(
 ) -> dict[str, list[str]] | None:
     """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
     from covidseg.evaluation.cases import seen_in_training
+    from covidseg.runs.training_data import training_data
 
     config = segmenter.config
-    training = _training_data(Path(run), config, str(cfg.paths.data or "data"), dataset)
+    training = training_data(Path(run), config, str(cfg.paths.data or "data"), dataset)
     if training is not None and training.hash == dataset.hash and "data" not in cfg:
         return {"train": [], "validation": []}  # its own split
     try:
@@ -214,25 +214,6 @@ def _seen(
         remedy = "their scores are too good; score a run on its own split by leaving out data=..."
         print(f"warning: {segmenter.name}: {wrong} -> {remedy}", file=sys.stderr)
     return seen
-
-
-def _training_data(run: Path, config: Mapping[str, Any], home: str, dataset: Any = None) -> Any:
-    """The data set that the run's manifest names, where its prepared folder can still be found."""
-    from covidseg.data.store import PreparedDataset
-
-    data = (RunFolder(run).manifest or {}).get("data")
-    if not data or not {"name", "hash"} <= data.keys():
-        return None
-    name, digest = data["name"], data["hash"]
-    prepared = config["data"].get("prepared")
-    places = [*([dataset.folder] if dataset else []), *([Path(str(prepared)).expanduser()] if prepared else [])]
-    places += [Path(str(place)) / "prepared" / f"{name}-{digest}" for place in (home, config["paths"]["data"])]
-    for place in places:
-        with suppress(CovidSegError, OSError):
-            found = PreparedDataset.open(place)
-            if (found.name, found.hash) == (name, digest):
-                return found
-    return None
 
 
 def _moved(node: Any, old: str, new: str) -> Any:

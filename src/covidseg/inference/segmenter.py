@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from covidseg.data.store import PreparedCase
     from covidseg.scans.read import Scan
 
-_PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
+PREFIX = "network."  # of the weights in a checkpoint of the LightningModule
 MIN_SPACING_MM = 0.05  # finer is no CT, and one scan would fill the memory
 MAX_WINDOW = 1 << 30  # voxels
 BOXES = ("body", "lungs")
@@ -281,7 +281,7 @@ def _restored(model: Mapping[str, Any], folder: RunFolder, scored: str, checkpoi
     path = folder.checkpoints / checkpoint_name(wanted)
     outline = meta_network(model)
     state = load_checkpoint(path)["state_dict"]
-    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    weights = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     expected = outline.state_dict()
     shapes, found = ({name: one.shape for name, one in part.items()} for part in (expected, weights))
     if odd := [name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)]:

@@ -35,6 +35,7 @@ class COVIDSegNet(SegmentationNetwork):
     """
 
     stride = 8
+    encoder_parts = ("block.", "after_block.", "down.", "after_down.", "context.")
 
     def __init__(
         self,

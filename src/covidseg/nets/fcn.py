@@ -26,6 +26,7 @@ class FCN8s(SegmentationNetwork):
     """
 
     stride = 32
+    encoder_parts = ("stages.",)
 
     def __init__(
         self, in_channels: int = 1, out_channels: int = 2, width: int = 64, checkpoint_activations: bool = False

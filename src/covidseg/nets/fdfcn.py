@@ -30,6 +30,7 @@ class FDFCN(SegmentationNetwork):
     """
 
     stride = 1
+    encoder_parts = ("stem.", "blocks.")
 
     def __init__(
         self, in_channels: int = 1, out_channels: int = 2, width: int = 16, checkpoint_activations: bool = False

@@ -18,6 +18,7 @@ class SegmentationNetwork(nn.Module):
 
     stride: int
     kernel_size = 3  # of the widest convolution
+    encoder_parts: tuple[str, ...] = ()  # how the names of the encoder's weights begin; empty: not known
 
     def __init__(self, in_channels: int, out_channels: int, width: int, checkpoint_activations: bool):
         super().__init__()

@@ -22,6 +22,7 @@ class UNet3D(SegmentationNetwork):
     """
 
     stride = 8
+    encoder_parts = ("encoder.", "variation.", "pyramid.")
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class UNetPlusPlus(SegmentationNetwork):
     """
 
     stride = 2**DEPTH
+    encoder_parts = ("encoder.", "variation.")
 
     def __init__(
         self,

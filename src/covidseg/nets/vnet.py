@@ -25,6 +25,7 @@ class VNet(SegmentationNetwork):
     """
 
     stride = 16
+    encoder_parts = ("encoder.", "variation.", "down.", "pyramid.")
     kernel_size = KERNEL
 
     def __init__(

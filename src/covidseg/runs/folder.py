@@ -39,6 +39,7 @@ INSIGNIFICANT = {
     "training.prefetch", "training.log_every", "training.checkpoint_every", "training.channels_last",
     "training.compile", "model.checkpoint_activations", "inference.batch_size",
 }  # fmt: skip
+_WITH_SOURCE = ("init_parts", "freeze")  # nothing without `init_from`
 WATCHING = ("lr_monitor",)  # callbacks that change nothing
 UNSCORED = (
     "was trained, and nothing was scored: its data have no test set -> remove this folder, and cross-validate with "
@@ -361,6 +362,8 @@ def _significant(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     found = dict(leaves({key: values.get(key) for key in SIGNIFICANT}))
     if callbacks := {name: node for name, node in (values.get("callbacks") or {}).items() if name not in WATCHING}:
         found |= dict(leaves(callbacks, "callbacks"))
+    if source := values.get("init_from"):  # by its last parts, as a run is named: where it lies may change
+        found |= {"init_from": str(RunFolder(source)), **{key: values.get(key) for key in _WITH_SOURCE}}
     return {key: value for key, value in found.items() if key not in INSIGNIFICANT}
 
 

@@ -21,6 +21,7 @@ from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Task
 from covidseg.inference.window import WindowInferer, normalise, segment_case
+from covidseg.training.initial import hold_statistics
 
 _AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers; 1 and 2 are the loader's
 
@@ -54,6 +55,7 @@ class SegmentationTask(pl.LightningModule):
         self.loss, self.optimizer, self.schedule = loss, optimizer, schedule
         self.augment, self.task, self.window, self.inferer = augment, task, tuple(window), inferer
         self.seed, self.stopping = seed, stopping
+        self.partly_frozen = not all(parameter.requires_grad for parameter in network.parameters())
         self.validation_scores = CaseScores()  # here, so that Lightning keeps it on the module's device
 
     def forward(self, image: Tensor) -> Tensor:
@@ -64,6 +66,8 @@ class SegmentationTask(pl.LightningModule):
         if batch["step"] != self.global_step:
             raise RuntimeError(f"the loader gave the batch of step {batch['step']} in step {self.global_step}")
         torch.manual_seed(self._seed(_NETWORK, batch))  # dropout
+        if self.partly_frozen:
+            hold_statistics(self.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = Generator().manual_seed(self._seed(_AUGMENTATION, batch))
@@ -101,7 +105,7 @@ class SegmentationTask(pl.LightningModule):
         return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.network.parameters())
+        optimizer = self.optimizer(one for one in self.network.parameters() if one.requires_grad)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.schedule), "interval": "step"},

@@ -27,6 +27,7 @@ from covidseg.runs.folder import RunFolder, device_count
 from covidseg.system.errors import BadInput
 from covidseg.system.signals import StopRequest
 from covidseg.training.chosen import EarlyStopping
+from covidseg.training.initial import check_initial, freeze
 from covidseg.training.module import SegmentationTask
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ def check(cfg: DictConfig) -> None:
     _check_training(cfg.training)
     _check_choices(cfg)
     _check_trainer(cfg.trainer)
+    check_initial(cfg)
     if not _is_like(cfg.seed, 0) or not 0 <= cfg.seed < 2**63:
         raise BadInput(f"seed={cfg.seed}", "is no seed", "use 0, 1, 2, ...")
     window = cfg.data.window
@@ -118,6 +120,7 @@ def build_task(cfg: DictConfig, stop: StopRequest) -> SegmentationTask:
     network = instantiate(cfg.model, "model")
     for key in ("training.patch_size_zyx", "inference.roi_zyx"):
         _check_size(key, OmegaConf.select(cfg, key), network)
+    freeze(network, cfg.freeze)
     if cfg.training.compile:
         network.compile()
     task = Task.from_config(cfg.task)

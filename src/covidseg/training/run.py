@@ -43,6 +43,7 @@ from covidseg.system.terminal import case_progress
 from covidseg.training import agreement, processes
 from covidseg.training.agreement import agreed
 from covidseg.training.callbacks import SaveAndStop
+from covidseg.training.initial import Source
 from covidseg.training.module import SegmentationTask
 from covidseg.training.parts import build_task, check, check_cluster, chooses, chosen_callbacks, make_trainer
 from covidseg.training.progress import ProgressReporter
@@ -111,6 +112,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
         print(f"{folder}: {_everything(data)}")
     with stop.installed(), processes.announced_to_children(Path(dataset.folder).absolute()):
         checkpoint = _checkpoint(cfg, folder, task)
+        source = _begin_with(cfg, folder, task, data) if checkpoint is None else None
         loggers = tracking.make_loggers(cfg, folder)
         saver = SaveAndStop(folder.checkpoints, training["checkpoint_every"], training["validate_every"], stop)
         reporter = ProgressReporter(
@@ -123,7 +125,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
         if not data.sets["validation"]:
             trainer.limit_val_batches = 0
         with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
-            facts = _record(cfg, folder, dataset, data, trainer)
+            facts = _record(cfg, folder, dataset, data, trainer, source)
             tracking.log_manifest(loggers, facts)
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
             fitted = time.perf_counter()
@@ -207,11 +209,34 @@ def _checkpoint(cfg: DictConfig, folder: RunFolder, task: SegmentationTask) -> P
     return path
 
 
+def _begin_with(
+    cfg: DictConfig, folder: RunFolder, task: SegmentationTask, data: CTDataModule
+) -> dict[str, Any] | None:
+    """Take the first weights from the run that `init_from` names; what of it goes into the manifest."""
+    if cfg.init_from is None:
+        return None
+    source = Source.open(str(cfg.init_from))
+    sets = {name: data.sets[name] for name in data.scored}
+    doubt = source.refuse_leak(sets, data.dataset, str(cfg.paths.data))
+    said = source.give(task.network, cfg.init_parts, cfg.freeze)
+    if not processes.rank():
+        print(f"{folder}: {said}")
+        for line in (*source.differences(cfg), *([doubt] if doubt else [])):
+            print(f"note: {line}")
+    return {"run": str(source.folder), "checkpoint_sha256": source.digest, "weights": said}
+
+
 def _record(
-    cfg: DictConfig, folder: RunFolder, dataset: PreparedDataset, data: CTDataModule, trainer: pl.Trainer
+    cfg: DictConfig,
+    folder: RunFolder,
+    dataset: PreparedDataset,
+    data: CTDataModule,
+    trainer: pl.Trainer,
+    source: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """manifest.json, written by the first process; what it says is known on all."""
     parameters, multiply_adds = network_cost(cfg.model, cfg.training.patch_size_zyx)
+    init = source or (folder.manifest or {}).get("init")  # a run that goes on keeps what it began with
     run: dict[str, Any] = {
         "config_hash": config_hash(cfg),
         "data": {"name": dataset.name, "hash": dataset.hash},
@@ -220,6 +245,7 @@ def _record(
         "left_out": data.left_out,  # training cases without a mask of each structure
         "parameters": parameters,
         "multiply_adds": multiply_adds,
+        **({"init": init} if init else {}),
     }
     attempt = {
         **manifest.devices(trainer.strategy.root_device, trainer.world_size),
