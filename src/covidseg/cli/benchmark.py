@@ -13,6 +13,7 @@ from covidseg.system.errors import BadInput
 SUITES = {  # modules with run(cfg)
     "networks": "covidseg.benchmark.networks",
     "statistics": "covidseg.benchmark.statistics",
+    "versus": "covidseg.benchmark.versus.run",
     **dict.fromkeys((*CONTESTS, "all"), "covidseg.benchmark.suite"),
 }
 
