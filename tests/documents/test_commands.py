@@ -24,6 +24,9 @@ EXCUSED = {
     "make test-all": ".ci/run",
     "make benchmark": "tests/benchmark/test_suites.py, each suite in small form; this one takes minutes",
     "make benchmark SUITE=loader": "the same",
+    'make benchmark SUITE=versus ARGS="data=folder data.root=my_scans versus.minutes=60"': (
+        "tests/benchmark/test_versus.py; nnU-Net needs an environment of its own"
+    ),
     "make test-lowest": "these tests again, in an environment of their own",
     "make lint": ".ci/run",
     "make format": "writes into the sources; `make lint` says what it would do",
@@ -138,7 +141,7 @@ def trained(call, done, root):
 def scored(run):
     """Each structure of the run's task has scores over at least one held-out case."""
     sets = read_json(run / "metrics.json")["sets"]
-    assert any(sets.get(name) for name in ("test", "external")), run
+    assert any(sets.get(name) for name in ("test", "external", "validation")), run
     assert all(part["dice"]["n"] >= 1 for structures in sets.values() for part in structures.values()), run
     with open(run / "cases.csv", newline="") as stream:
         assert {row["set"] for row in csv.DictReader(stream)} == set(sets)
@@ -161,7 +164,8 @@ def tabulated(root, table, rows, folder="results"):
     """The table has a score of each row, and stands in each of its forms."""
     results = root / "experiments" / table / folder
     with open(results / "table.csv", newline="") as stream:
-        lines = [line for line in csv.DictReader(stream) if line["set"] == "test" and line["structure"] == "lesion"]
+        shown = "validation" if table == "recipe" else "test"
+        lines = [line for line in csv.DictReader(stream) if (line["set"], line["structure"]) == (shown, "lesion")]
     scores = {line["method"]: line for line in lines if line["method"] in rows}
     assert set(scores) == set(rows)
     assert all(int(line["dice_n"]) >= 1 and 0 <= float(line["dice_mean"]) <= 1 for line in scores.values())
@@ -192,7 +196,11 @@ def predicted(call, done, root):
 
 
 def evaluated(call, done, root):
-    """A row for every case of foreign data; for the run's own, those of its test sets."""
+    """A row for every case of foreign data; for the run's own, those of its test sets. Or what was chosen for a run."""
+    if call.option("choose_postprocessing"):
+        (file,) = done.called("postprocessing.json")
+        assert read_json(root / file)["cases"] and "mean Dice of" in done.out
+        return
     (file,) = done.called("cases.csv")
     with open(root / file, newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -104,7 +104,7 @@ def test_the_rows_differ_in_their_model_only():
 
 
 def test_a_row_of_the_recipe_changes_one_part():
-    """Deep supervision is the exception: its heads, and what they weigh."""
+    """But for deep supervision, its heads and what they weigh, and for the two that are tried together."""
     parts = {}
     base = OmegaConf.to_container(composed("recipe", "base"), resolve=False)
     for table, row in ROWS:
@@ -112,4 +112,5 @@ def test_a_row_of_the_recipe_changes_one_part():
             config = OmegaConf.to_container(composed(table, row), resolve=False)
             parts[row] = {key for key in config if config[key] != base[key]} - {"row"}
     assert parts.pop("base") == set() and parts.pop("deep_supervision") == {"model", "loss"}
+    assert parts.pop("ema_fg_all") == parts["ema"] | parts["fg_all"]
     assert {len(changed) for changed in parts.values()} == {1}

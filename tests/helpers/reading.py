@@ -7,6 +7,7 @@ import shlex
 FILLED_IN = [
     ("README.md", "<run folder>", "runs/mine/covidsegnet-fv-paspp/lesion/seed0"),
     ("docs/how-to.md", "<run folder>", "runs/train/paspp_outputs/lesion/seed0"),
+    ("docs/how-to.md", "<other run>", "runs/train/covidsegnet-fv-paspp/lesion/seed0"),
     ("docs/how-to/reproduce-public.md", "<run folder>", "runs/table1/covidsegnet/lesion/seed0-fold0"),
     ("", "=/data/", "="),
     ("", "<command> ...", "status"),
@@ -33,7 +34,10 @@ SMALL_CONTESTS = [
     "startup.rounds=1",
 ]  # fmt: skip
 SMALL_SUITES = {"networks": [], "statistics": ["statistics.trials=2"]}  # beside the contests
-ROWS = {"comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"])}
+ROWS = {
+    "comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"]),
+    "today": ("table3", ["covidsegnet", "unet4"]), "recipe": ("recipe", ["base", "ema"]),
+}  # fmt: skip
 # Two folds: of five that are named, or of data that a sweep finds to have no test set.
 SOME_FOLDS = ["fold=0,1"]
 TWO_FOLDS = ["data.splits.published=null", "data.splits.folds=2"]

@@ -183,7 +183,7 @@ def load(
     `checkpoint`: "last", "best" (highest validation Dice), or "auto": the one whose scores stand in the run's table
     (`training.evaluate`). `device`: "auto" takes the GPU if there is one. `box`: "body" as in training, or "lungs",
     which is faster, wherever two lungs are found beyond doubt. `postprocess`: by what was chosen on the run's
-    validation cases (`evaluate.py choose_postprocessing=true`). `inference`: what is to differ from the run's own
+    validation cases (`choose_postprocessing` of evaluate). `inference`: what is to differ from the run's own
     sliding window (`roi_zyx`, `overlap`, `batch_size`, `flips`), and `precision`: "float32", "bfloat16", or "auto"
     for bfloat16 on GPUs that compute in it.
 
