@@ -94,7 +94,7 @@ class Call:
         if self.program in ("evaluate", "predict"):
             return ["device=cpu", *(["data.workers=0"] if self.option("data") else [])]
         if self.program == "prepare":
-            return ["data.workers=0"]
+            return ["data.workers=0", *(["plan_memory_gb=0.7"] if self.option("plan") else [])]
         if self.program == "benchmark":
             return SMALL_SUITES.get(self.suite, SMALL_CONTESTS)
         if self.program not in ("train", "baseline"):

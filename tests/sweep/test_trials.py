@@ -56,3 +56,14 @@ def test_trials_of_a_sweeper_have_folders_of_their_own_and_give_it_their_validat
     assert list(tried) == ["0.001", "0.01"]
     assert tried == {value: folder.validation_dice for value, folder in folders.items()}
     assert all(isinstance(score, float) for score in tried.values())
+
+
+def test_a_value_that_is_given_once_names_no_trial(in_process):
+    """Hydra's sweeper spells `true` as `True`, and drops quotes: neither makes a trial of a plain option."""
+    options = ["dry_run=true", "logger=csv", "trainer.deterministic=true", "data.source.lesion_free=0.50", "seed=0,1"]
+    status, out, err = in_process("train", "-m", *options)
+    assert status == 0, err
+    assert "train/covidsegnet-fv-paspp/lesion/seed0: waiting" in out
+    status, out, err = in_process("train", "-m", *options, "optimizer.lr=1e-3,1e-2")
+    assert status == 0, err
+    assert "train/covidsegnet-fv-paspp-optimizer.lr-0.001/lesion/seed1: waiting" in out

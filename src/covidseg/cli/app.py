@@ -91,6 +91,8 @@ def one_line_errors(debug: bool, config_name: str | None = None) -> Iterator[Non
     except MemoryError as error:
         _leave(error, "memory: exhausted -> use a smaller patch or batch, or a machine with more", ENVIRONMENT, debug)
     except (HydraException, OmegaConfBaseException) as error:
+        if own := _own_cause(error):
+            _leave(error, str(own), own.exit_code, debug)
         _leave(error, _explain(error, config_name), BAD_INPUT, debug)
     except OSError as error:  # where no component knows better, as in Hydra's own folders
         if error.errno not in DISK_FAULTS:
@@ -99,6 +101,13 @@ def one_line_errors(debug: bool, config_name: str | None = None) -> Iterator[Non
         _leave(error, f"{name}: {os.strerror(error.errno)} -> {DISK_FAULTS[error.errno]}", ENVIRONMENT, debug)
     except KeyboardInterrupt as error:  # before or after the work, which has words of its own
         _leave(error, "stopped by Ctrl-C -> the same command starts again", STOPPED, debug)
+
+
+def _own_cause(error: BaseException | None) -> CovidSegError | None:
+    """The error of this suite that a resolver raised, and that OmegaConf wrapped."""
+    while error is not None and not isinstance(error, CovidSegError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _leave(error: BaseException, message: str, status: int, debug: bool) -> NoReturn:

@@ -8,11 +8,14 @@ _HIDDEN = ("defaults:", "hydra:")
 
 def own_help(command: str, example: str) -> str | None:
     """What `--help` prints for a command; None where Hydra's own help, with the groups, says more."""
-    if groups_of(command):
+    groups = groups_of(command)
+    if len(groups) > 1:
         return None
     lines = (CONF / f"{command}.yaml").read_text(encoding="utf-8").splitlines()
     about = [line.lstrip("# ") for line in lines[: _first_key(lines)]]
-    return "\n".join([*about, "", example, "", "== Config ==", "Give any of these as key=value.", "", *_shown(lines)])
+    choices = [f"{group}: {', '.join(sorted(file.stem for file in (CONF / group).glob('*.yaml')))}" for group in groups]
+    heads = ["== Config ==", "Give any of these as key=value."]
+    return "\n".join([*about, "", example, "", *heads, "", *choices, *_shown(lines)])
 
 
 def _first_key(lines: list[str]) -> int:

@@ -1,10 +1,11 @@
 """`python src/prepare.py`: raw scans and masks -> checked, prepared cases, with a table of what was found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 from covidseg.cli.app import application
 from covidseg.config.build import instantiate
 from covidseg.config.options import switch
+from covidseg.config.plain import as_dict
 from covidseg.data.download import Record, fetch
 from covidseg.data.prepare import run as preparation
 from covidseg.data.prepare.folder import reason
@@ -31,7 +33,8 @@ def main(cfg: DictConfig) -> None:
     try:
         if switch(cfg, "download"):
             download(options, Console())
-        if check_only:
+        planning = switch(cfg, "plan")
+        if check_only or planning:
             outcome = preparation.check(options)
         elif options["prepared"]:
             outcome = preparation.opened(Path(str(options["prepared"])).expanduser())
@@ -44,6 +47,29 @@ def main(cfg: DictConfig) -> None:
     if outcome.dataset and switch(cfg, "contact_sheet"):
         draw(outcome.dataset, options["window"], console)
     outcome.complain(options["allow_refused"])
+    if planning:
+        make_plan(cfg, options, outcome, console)
+
+
+def make_plan(cfg: DictConfig, options: Mapping[str, Any], outcome: Outcome, console: Console) -> None:
+    """Plan voxel size, patch, width and batch for the data and this machine, and say why."""
+    from covidseg.training.planning import plan
+
+    limit = cfg.plan_memory_gb
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise BadInput(f"plan_memory_gb={limit}", "is no memory", "give GB, or leave it out to measure")
+    model, name = as_dict(cfg.model), str(HydraConfig.get().runtime.choices["model"])
+    found = plan(outcome.infos, model, name, None if limit is None else int(limit * 1e9))
+    path = found.save(str(cfg.paths.data), options["name"])
+    patch, spacing = ",".join(map(str, found.patch_size_zyx)), ",".join(f"{mm:g}" for mm in found.spacing_zyx)
+    lines = (
+        *found.why,
+        f"data.spacing_zyx=[{spacing}] training.patch_size_zyx=[{patch}] training.batch_size={found.batch_size} "
+        f"model.width={found.width}",
+        f"{path}: used by recipe=planned",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def download(options: dict[str, Any], console: Console) -> None:

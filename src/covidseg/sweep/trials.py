@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from statistics import mean
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from covidseg.runs.folder import RunFolder, model_name, run_dir
@@ -22,7 +23,8 @@ def named_by_overrides(jobs: Sequence[Job], given: Collection[str]) -> list[Job]
     the overrides of the command line; what a job has beyond those is what its sweeper chose. A job that names its row
     itself is left alone.
     """
-    return [(overrides, cfg) if cfg.row is not None else _named(overrides, cfg, given) for overrides, cfg in jobs]
+    known = {*given, *_as_a_sweeper_writes(given)}
+    return [(overrides, cfg) if cfg.row is not None else _named(overrides, cfg, known) for overrides, cfg in jobs]
 
 
 def scores(jobs: Sequence[Job], made: Sequence[Job]) -> list[float | None]:
@@ -47,6 +49,13 @@ def _named(overrides: list[str], cfg: DictConfig, given: Collection[str]) -> Job
     named = cfg.copy()
     named.row = name
     return [*overrides, f"row={name}"], named
+
+
+def _as_a_sweeper_writes(given: Collection[str]) -> list[str]:
+    """The single values of the command line in a sweeper's own spelling, in which `true` is `True`."""
+    parsed = [OverridesParser.create().parse_override(override) for override in given]
+    single = [override for override in parsed if not override.is_sweep_override() and not override.is_delete()]
+    return [f"{override.get_key_element()}={override.get_value_element_as_str()}" for override in single]
 
 
 def _is_in_the_path(override: str) -> bool:
