@@ -41,6 +41,7 @@ def _records(path: Path):
 def read_run(path: Path) -> dict:
     """What a .wandb file says about its run: identity, config, history rows, summary, artifacts, exit code."""
     run = {"config": {}, "history": [], "summary": {}, "artifacts": [], "exit": None, "preempting": False}
+    run |= {"best": {}}
 
     def items(entries):
         return {("/".join(entry.nested_key) or entry.key): json.loads(entry.value_json) for entry in entries}
@@ -61,7 +62,10 @@ def read_run(path: Path) -> dict:
         elif kind == "artifact":
             artifact = record.artifact
             files = [entry.path for entry in artifact.manifest.contents]
-            run["artifacts"].append({"name": artifact.name, "type": artifact.type, "files": files})
+            told = {"name": artifact.name, "type": artifact.type, "files": files, "aliases": list(artifact.aliases)}
+            run["artifacts"].append(told | {"metadata": json.loads(artifact.metadata or "{}")})
+        elif kind == "metric" and record.metric.name:
+            run["best"][record.metric.name] = "max" if record.metric.summary.max else "min"
         elif kind == "preempting":
             run["preempting"] = True
         elif kind == "exit":

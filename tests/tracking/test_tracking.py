@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import json
 import os
 import signal
 import socket
@@ -404,3 +405,48 @@ def test_useless_server_costs_little_and_the_run_is_kept_offline(cfg, run_dir, s
     assert [row["loss"] for row in run["history"]] == [0.5]
     assert "wandb sync runs/table2/fv/lesion/seed0/wandb" in done.stdout
     assert "tracking offline" in done.stderr
+
+
+MANIFEST = {"data": {"name": "folder", "hash": "0123456789ab"}, "cases": {"train": 4, "test": 2}, "parameters": 1234}
+
+
+def test_a_run_names_its_data_its_row_and_its_best_values(cfg, run_dir, offline_runs):
+    """What Weights & Biases lists of a run: the data set it used, its model under the row's name, the highest Dice."""
+    run_dir.mkdir(parents=True)
+    weights = run_dir / "checkpoints" / "last.ckpt"
+    weights.parent.mkdir()
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"network.w": torch.ones(2)}}, weights)
+    loggers = tracking.make_loggers(cfg, run_dir)
+    tracking.log_manifest(loggers, MANIFEST, run_dir)
+    for step, dice in enumerate([0.2, 0.7, 0.4], start=1):
+        loggers[-1].log_metrics({"val/dice": dice, "train/loss": 1 - dice}, step)
+    tracking.finish(loggers, ROWS, METRICS, "finished", weights)
+    (run,) = offline_runs(run_dir)
+    assert run["best"]["val/dice"] == "max" and run["best"]["train/loss"] == "min"
+    (data,) = [one for one in run["artifacts"] if one["type"] == "dataset"]
+    assert data["name"] == "folder-0123456789ab" and data["files"] == ["dataset.json"]
+    assert data["metadata"]["cases"] == {"train": 4, "test": 2}
+    (model,) = [one for one in run["artifacts"] if one["type"] == "model"]
+    assert "fv" in model["aliases"] and "latest" in model["aliases"]
+    assert "url" not in json.loads((run_dir / "tracking.json").read_text()), "there is none offline"
+
+
+def test_the_address_of_a_run_is_kept_and_printed(cfg, run_dir, monkeypatch, capfd):
+    used = []
+
+    def taken(self):
+        self._run, self.online = self._begin("offline", self.timeout_s), True
+        self.address = "https://wandb.example/covidseg/runs/1"
+
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setattr(tracking.WandbTracker, "_start_online", taken)
+    monkeypatch.setattr(tracking.WandbTracker, "use_data", lambda self, name, facts: used.append(name))
+    cfg.logger.mode = "auto"
+    run_dir.mkdir(parents=True)
+    loggers = tracking.make_loggers(cfg, run_dir)
+    tracking.log_manifest(loggers, MANIFEST, run_dir)
+    tracking.finish(loggers, [], {}, "finished")
+    assert capfd.readouterr().out.strip().splitlines()[-1] == "Weights & Biases: https://wandb.example/covidseg/runs/1"
+    kept = json.loads((run_dir / "tracking.json").read_text())
+    assert used == ["folder-0123456789ab"] and kept["url"] == "https://wandb.example/covidseg/runs/1"
+    assert tracking.make_loggers(cfg, run_dir)[-1].version == kept["run_id"], "resumed under the same id"

@@ -72,10 +72,21 @@ def class_names(structures: Mapping[str, Any]) -> dict[int, str]:
     return {int(channel): str(name) for name, part in largest_first for channel in part["channels"]}
 
 
-def log_manifest(loggers: Sequence[Logger], manifest: Mapping[str, Any]) -> None:
-    """Add the manifest (commit, versions, devices, data hash, parameters) to the tracked config, scrubbed."""
+def log_manifest(loggers: Sequence[Logger], manifest: Mapping[str, Any], folder: Any = None) -> None:
+    """Add the manifest (commit, versions, devices, data hash, parameters) to the tracked config, scrubbed.
+
+    The data set becomes an artifact that the run uses. With the run's `folder`, the address of the run is kept in its
+    tracking.json.
+    """
     for tracker in _trackers(loggers):
-        tracker.update_config({"manifest": scrubbed(manifest)})
+        facts = scrubbed(manifest)
+        tracker.update_config({"manifest": facts})
+        if data := facts.get("data"):
+            counts = {key: facts[key] for key in ("cases", "protocol") if key in facts}
+            tracker.use_data(f"{data['name']}-{data['hash']}", {**data, **counts})
+        if tracker.address and folder is not None:
+            path = Path(getattr(folder, "path", folder)) / "tracking.json"
+            write_json(path, {**read_json(path), "url": tracker.address})
 
 
 def finish(
@@ -100,7 +111,7 @@ def finish(
         tracker.log_table("cases", rows)
         if checkpoint:
             try:
-                tracker.log_artifact(weights_alone(checkpoint), checkpoint.name, numbers)
+                tracker.log_artifact(weights_alone(checkpoint), checkpoint.name, numbers, [tracker.row])
             except CovidSegError as error:  # what cannot be tracked ends no run
                 rank_zero_warn(f"{checkpoint.name} is not tracked: {error}")
         tracker.close(_EXIT_CODES[status], preempted=status == "interrupted")

@@ -9,8 +9,10 @@ never enter its files.
 import contextlib
 import functools
 import importlib
+import json
 import netrc
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +26,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from covidseg.tracking.guard import Guarded, guarded
 from covidseg.tracking.service import ExitWatch, NoAnswer, end_service, kill_service, within
 
+_BEST = {"val/dice": "max", "val/lesion/dice": "max", "val/lung/dice": "max", "train/loss": "min"}  # in a run's summary
 _TAG_LENGTH = 64  # the server refuses longer ones
 _FIRST_SHARE = 0.75  # of `timeout_s`: for the server; the rest is for ending the service
 _EXIT_WATCH = ExitWatch()
@@ -70,6 +73,7 @@ class WandbTracker(Guarded, Logger):
         self._tags, self._config = [tag[:_TAG_LENGTH] for tag in dict.fromkeys(tags)], dict(config)
         self._run = None
         self.online = False
+        self.address: str | None = None  # of the run on the server
         self.timeout_s = float(options["timeout_s"])
 
     @property
@@ -83,6 +87,11 @@ class WandbTracker(Guarded, Logger):
     @property
     def save_dir(self) -> str:
         return str(self._folder)
+
+    @property
+    def row(self) -> str:
+        """Of the table, as the run's identity names it: <row>/<task>/seed<k>."""
+        return self._identity.partition("/")[0]
 
     @property
     def experiment(self) -> Any:
@@ -157,14 +166,28 @@ class WandbTracker(Guarded, Logger):
         run.summary.update(dict(values))
 
     @tracked
-    def log_artifact(self, run: Any, path: Path | str, name: str, metadata: Mapping[str, Any]) -> None:
+    def log_artifact(
+        self, run: Any, path: Path | str, name: str, metadata: Mapping[str, Any], aliases: Sequence[str] = ()
+    ) -> None:
         """Upload (or, offline, register) a file under a name of its own as a model artifact named after the run."""
         import wandb
 
-        called = "-".join(self._identity.split("/"))[:120]
-        artifact = wandb.Artifact(called, type="model", metadata=dict(metadata))
+        artifact = wandb.Artifact(_artifact_name(self._identity), type="model", metadata=dict(metadata))
         artifact.add_file(os.path.relpath(path), name=name, policy="immutable", skip_cache=True)
-        run.log_artifact(artifact)
+        run.log_artifact(artifact, aliases=["latest", *map(_artifact_name, aliases)])
+
+    @tracked
+    def use_data(self, run: Any, name: str, facts: Mapping[str, Any]) -> None:
+        """Say which data set the run learns from: an artifact of type "dataset" that holds `facts` and no case.
+
+        wandb refuses to note offline what a run uses; there the artifact is logged by the run.
+        """
+        import wandb
+
+        artifact = wandb.Artifact(_artifact_name(name), type="dataset", metadata=dict(facts))
+        with artifact.new_file("dataset.json", encoding="utf-8") as stream:
+            json.dump(facts, stream, indent=2, sort_keys=True)
+        (run.use_artifact if self.online else run.log_artifact)(artifact)
 
     @rank_zero_only
     def close(self, exit_code: int, preempted: bool = False) -> None:
@@ -186,13 +209,16 @@ class WandbTracker(Guarded, Logger):
             self.give_up(error)
             end_service((1 - _FIRST_SHARE) * self.timeout_s)
         self._run, self.alive = None, False
-        if not sent:
+        if sent and self.address:
+            print(f"Weights & Biases: {self.address}", flush=True)
+        elif not sent:
             print(sync_command(self._folder / "wandb", self.online), flush=True)
 
     def _start_online(self) -> None:
         """Leaves no run where the server does not take one in its share of the time."""
         try:
             self._run, self.online = self._begin("online", _FIRST_SHARE * self.timeout_s), True
+            self.address = getattr(self._run, "url", None)
         except Exception as error:
             rank_zero_warn(f"{self.what}: the server cannot be used ({type(error).__name__}); tracking offline")
             kill_service()  # it holds nothing yet that is worth the wait
@@ -202,7 +228,7 @@ class WandbTracker(Guarded, Logger):
         """`_init` in at most `seconds`, and an exit that does not wait for the service of this run."""
         import wandb  # noqa: F401  a slow disk is not the service's delay
 
-        run = within(seconds, lambda: self._init(mode))
+        run = within(seconds, lambda: _with_best_values(self._init(mode)))
         _EXIT_WATCH.arm(self.timeout_s)
         return run
 
@@ -227,6 +253,11 @@ class WandbTracker(Guarded, Logger):
             reinit="create_new",
             settings=wandb.Settings(mode=cast(Any, mode), **_settings(self._options["timeout_s"])),
         )
+
+
+def _artifact_name(text: str) -> str:
+    """What W&B takes for a name or an alias."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:120]
 
 
 def chosen_mode(mode: str) -> str:
@@ -296,6 +327,13 @@ def _disable_analytics() -> None:
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     with contextlib.suppress(ImportError, AttributeError):  # of wandb 0.31 only
         importlib.import_module("wandb.analytics.opentelemetry.opentelemetry_proxy").disable()
+
+
+def _with_best_values(run: Any) -> Any:
+    """Have the run's summary hold the best value of a curve, not the last one."""
+    for name, best in _BEST.items():
+        run.define_metric(name, summary=best)
+    return run
 
 
 def _image(wandb: Any, picture: Mapping[str, Any]) -> Any:

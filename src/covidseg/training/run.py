@@ -126,7 +126,7 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
             trainer.limit_val_batches = 0
         with _ending_tracked(loggers), processes.ending_together(trainer, folder), _memory_explained(cfg):
             facts = _record(cfg, folder, dataset, data, trainer, source)
-            tracking.log_manifest(loggers, facts)
+            tracking.log_manifest(loggers, facts, folder)
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
             fitted = time.perf_counter()
             rows = _evaluate(folder, data, trainer, stop)
