@@ -113,4 +113,5 @@ def test_a_row_of_the_recipe_changes_one_part():
             parts[row] = {key for key in config if config[key] != base[key]} - {"row"}
     assert parts.pop("base") == set() and parts.pop("deep_supervision") == {"model", "loss"}
     assert parts.pop("ema_fg_all") == parts["ema"] | parts["fg_all"]
+    assert parts.pop("chosen") == parts["no_warmup"] | parts["fg_third"]
     assert {len(changed) for changed in parts.values()} == {1}
