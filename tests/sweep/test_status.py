@@ -3,11 +3,13 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from covidseg.cli.status import overview
 from covidseg.sweep.ledger import Ledger
 from covidseg.sweep.rows import State
+from covidseg.sweep.view import describe
 
 
 def shown(bench, name=None):
@@ -40,6 +42,16 @@ def test_each_state_is_shown_with_what_matters_about_it(bench):
     assert "failed" in lines["failed"] and "lesion outside the scan" in lines["failed"]
     assert "interrupted" in lines["killed"]
     assert "on 2, step 30 of 90, 4 patches/s, 30 s left" in lines["waiting"]
+
+
+@pytest.mark.parametrize(
+    ("told", "shown_as"), [({"evaluated": [3, 24]}, "evaluating 3 of 24"), ({}, "step 90 of 90, evaluating")]
+)
+def test_how_far_an_evaluation_is(bench, told, shown_as):
+    (row,) = [bench.row("scoring")]
+    row.max_steps = 90
+    row.folder.write_status("running", step=90, max_steps=90, **told)
+    assert shown_as in describe(State.RUNNING, "", ["0"], row.folder, 90, 2)
 
 
 def test_a_run_that_cannot_be_described_hides_no_other(bench):

@@ -6,8 +6,9 @@ import torch
 from covidseg.runs.folder import RunFolder
 from covidseg.system.errors import Interrupted
 from covidseg.system.signals import StopRequest
+from covidseg.training import progress
 from covidseg.training.callbacks import SaveAndStop
-from covidseg.training.progress import ProgressReporter
+from covidseg.training.progress import EvaluationReport, ProgressReporter
 from covidseg.training.time_shares import TimeShares
 
 
@@ -111,3 +112,18 @@ def test_losses_of_a_checkpoint_join_those_of_the_device(tmp_path):
         types.SimpleNamespace(is_global_zero=True, global_step=2), types.SimpleNamespace(device=torch.device("meta"))
     )
     assert [loss.device.type for loss in reporter._losses] == ["meta", "meta"]
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5])])
+def test_an_evaluation_says_how_far_it_is(tmp_path, monkeypatch, capsys, processes, expected):
+    """Of two processes the first one scores every other case; the last line stands whatever the clock says."""
+    now = iter(range(0, 1000, 40))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    folder, seen, told = RunFolder(tmp_path), [], []
+    report = EvaluationReport(folder, 5, True, seen.append, processes)
+    for case in range(-(-5 // processes)):
+        report(f"c{case}")
+        told.append(folder.status["evaluated"])
+    assert told == [[done, 5] for done in expected] and len(seen) == len(expected)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"evaluating: {done} of 5 cases" for done in expected]

@@ -59,6 +59,7 @@ _STATUS = {
     "max_steps?": int,
     "patches_per_second?": NUMBER,
     "seconds?": dict.fromkeys(PARTS, NUMBER),
+    "evaluated?": [int, int],  # cases that were scored, of so many
     "updated?": NUMBER,
     "pid?": int,
     "reason?": str,

@@ -134,7 +134,8 @@ def _progress(status: dict[str, Any], max_steps: int, patches_per_step: int) -> 
     if status.get("state") != "running":
         return ["starting"]
     if step >= max_steps:
-        return [f"step {step} of {max_steps}", "evaluating"]
+        done, cases = status.get("evaluated") or (0, 0)
+        return [f"step {step} of {max_steps}", f"evaluating {done} of {cases}" if cases else "evaluating"]
     parts = [f"step {step} of {max_steps}"]
     if rate:
         parts += [f"{rate:.3g} patches/s", f"{duration((max_steps - step) * patches_per_step / rate)} left"]

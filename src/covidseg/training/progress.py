@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,29 @@ from covidseg.runs.folder import RunFolder
 from covidseg.training.time_shares import TimeShares
 
 _STATUS_SECONDS, _LINE_SECONDS = 2.0, 30.0  # between two updates of status.json, of the line in a log file
+
+
+class EvaluationReport:
+    """Called with the id of each case that was scored: says how many of them there are, in status.json and in a line.
+
+    Only the first process says it, of the cases of all.
+    """
+
+    def __init__(self, folder: RunFolder, cases: int, show: bool, also: Callable[[str], None], processes: int = 1):
+        self.folder, self.cases, self.show, self.also, self.processes = folder, cases, show, also, processes
+        self.done = 0
+        self._status_at, self._line_at = -math.inf, time.monotonic()
+
+    def __call__(self, case: str) -> None:
+        self.also(case)
+        self.done = min(self.done + self.processes, self.cases)  # the others are about as far
+        now = time.monotonic()
+        if now - self._status_at > _STATUS_SECONDS or self.done == self.cases:
+            self._status_at = now
+            self.folder.write_status("running", evaluated=[self.done, self.cases])
+        if self.show and now - self._line_at > _LINE_SECONDS:
+            self._line_at = now
+            print(f"evaluating: {self.done} of {self.cases} cases", flush=True)
 
 
 class ProgressReporter(Callback):

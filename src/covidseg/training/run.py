@@ -46,7 +46,7 @@ from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.initial import Source
 from covidseg.training.module import SegmentationTask
 from covidseg.training.parts import build_task, check, check_cluster, chooses, chosen_callbacks, make_trainer
-from covidseg.training.progress import ProgressReporter
+from covidseg.training.progress import EvaluationReport, ProgressReporter
 from covidseg.training.time_shares import TimeShares
 
 
@@ -282,11 +282,14 @@ def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: 
 
     console = Console(soft_wrap=True, highlight=False, quiet=processes.rank() > 0)
     with case_progress(console, sets) as progress:
+        report = EvaluationReport(
+            folder, sum(map(len, sets.values())), not console.is_terminal, progress, trainer.world_size
+        )
         rows = evaluate_cases(
             keeping_slices(segment, folder.path, segmenter.task, sets),
             sets,
             segmenter.task,
-            progress,
+            None if processes.rank() else report,
             scores=CaseScores().to(device),
         )
     if word := agreed(stop.signum, device):
