@@ -32,9 +32,9 @@ def run(job: Job) -> None:
         place.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("nnUNet_def_n_proc", str(len(os.sched_getaffinity(0))))  # its 8 threads are too many for 2
     began = time.perf_counter()
-    plans_name = _plan(job)
+    _plan(job)
     preparing = time.perf_counter() - began
-    trainer = _trainer(job, plans_name)
+    trainer = _trainer(job)
     clock = _train(job, trainer)
     steps = len(clock.losses)
     seconds = clock.passed
@@ -56,8 +56,8 @@ def run(job: Job) -> None:
     leave(job, clock.losses, facts)
 
 
-def _plan(job: Job) -> str:
-    """Fingerprint, plan and preprocessed cases of all cases; the name of the plan."""
+def _plan(job: Job) -> None:
+    """Fingerprint, plan and preprocessed files of all cases, as nnU-Net makes them before a cross-validation."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
     api.extract_fingerprints([1], num_processes=1, verbose=False, show_progress_bar=False)
@@ -72,16 +72,14 @@ def _plan(job: Job) -> str:
     api.preprocess([1], configurations=(CONFIGURATION,), num_processes=(1,), verbose=False, show_progress_bar=False)
     split = {"train": list(job.train), "val": list(job.test)}  # its validation set is looked at by nobody
     write_json(plans.parent / "splits_final.json", [split])
-    return "nnUNetPlans"
 
 
 def _cut(plan: dict[str, Any], job: Job) -> None:
     """Our patch, batch and multiply-adds in nnU-Net's plan, by its own rules for stages and kernels."""
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-    _, strides, kernels, patch, _ = get_pool_and_conv_props(job.spacing_zyx, job.patch_size_zyx, 4, 999999)
-    if tuple(patch) != job.patch_size_zyx:
-        patch = job.patch_size_zyx
+    _, strides, kernels, _, _ = get_pool_and_conv_props(job.spacing_zyx, job.patch_size_zyx, 4, 999999)
+    patch = job.patch_size_zyx  # a multiple of our stride: nnU-Net makes no other of it
     stages = len(strides)
     arguments = plan["architecture"]["arch_kwargs"]
     arguments |= {
@@ -113,12 +111,12 @@ def _network(plan: dict[str, Any]) -> Any:
     return network
 
 
-def _trainer(job: Job, plans_name: str) -> Any:
+def _trainer(job: Job) -> Any:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     base = Path(job.folder) / PREPROCESSED / NAME
-    plans = {**read_json(base / f"{plans_name}.json"), "continue_training": False}
+    plans = {**read_json(base / "nnUNetPlans.json"), "continue_training": False}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         os.environ.setdefault("nnUNet_n_proc_DA", "0")  # the cores are the training's: no processes beside it

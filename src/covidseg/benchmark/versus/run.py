@@ -72,7 +72,8 @@ def run(cfg: DictConfig) -> None:
     data = [one for one in HydraConfig.get().overrides.task if one.startswith(("data=", "data.", "paths.data="))]
     if "data" not in cfg or cfg.data is None:
         raise BadInput("data", "is not given", "data=phantom, or your own: data=folder data.root=...")
-    overrides = [*shlex.split(str(options.train)), *data, "task=lesion"]
+    # No case is kept for validation: the others would train on it, too.
+    overrides = [*shlex.split(str(options.train)), *data, "task=lesion", "data.splits.validation_fraction=0"]
     training = hydra.compose("train", overrides=overrides)
     dataset = prepare(training.data, training.paths)
     output = Path(cfg.output) / "versus"
@@ -87,7 +88,7 @@ def run(cfg: DictConfig) -> None:
         jobs = _jobs(contender, dataset, training, scans, output, options, overrides)
         for number, job in enumerate(jobs, start=1):
             _work(job, f"{contender}: {number} of {len(jobs)}")
-        facts = [read_json(Path(job.folder) / FACTS) for job in jobs]
+        facts = [_facts(Path(job.folder)) for job in jobs]
         rows = [row for job in jobs for row in _scored(job, data, training)]
         lines.append(Line(contender, facts, rows, [_curve(job) for job in jobs]))
         write_text(output / "versus.md", markdown(lines, dataset, options) + "\n")  # what is measured stays
@@ -132,7 +133,7 @@ def _jobs(
                 contender=contender,
                 folder=str((output / contender / f"fold{0 if fold is None else fold}").absolute()),
                 scans=str(scans.absolute()),
-                train=tuple(_annotated(dataset, [*split.train, *split.validation])),
+                train=tuple(_annotated(dataset, split.train)),
                 test=tuple(_annotated(dataset, held_out)),
                 fold=fold,
                 minutes=float(options.minutes),
@@ -155,7 +156,7 @@ def _annotated(dataset: PreparedDataset, cases: Iterable[str]) -> list[str]:
 def _work(job: Job, told: str) -> None:
     """Have a process of its own do the job, unless it is done; the same job only."""
     folder = Path(job.folder)
-    if (folder / FACTS).exists():
+    if "peak_bytes" in _facts(folder):  # what is added last
         if Job.load(folder / "job.json") != job:
             wrong = "holds what was done with other data, minutes or options"
             raise BadInput(f"output={folder.parents[1].name}", wrong, "choose another output=, or remove it")
@@ -168,11 +169,17 @@ def _work(job: Job, told: str) -> None:
         child = subprocess.Popen([sys.executable, "-m", module, str(path)], stdout=log, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode or not (folder / FACTS).exists():
+    if child.returncode or not _facts(folder):
         raise CovidSegError("versus", f"{told} failed with status {child.returncode}", f"see {folder / 'output.log'}")
-    facts = read_json(folder / FACTS)
+    facts = _facts(folder)
     cpu = used.ru_utime + used.ru_stime
     write_text(folder / FACTS, json_text({**facts, "peak_bytes": used.ru_maxrss * 1024, "cpu_seconds": cpu}))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What a job left; empty where it is not done."""
+    path = folder / FACTS
+    return read_json(path) if path.exists() else {}
 
 
 def _scored(job: Job, data: Sequence[str], training: DictConfig) -> list[dict[str, str]]:
