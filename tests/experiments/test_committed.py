@@ -7,7 +7,7 @@ import pytest
 from covidseg.config.paths import EXPERIMENTS
 from covidseg.system.files import read_json
 
-RESULTS = sorted(file.parent for file in EXPERIMENTS.glob("table*/results*/statistics.json"))
+RESULTS = sorted(file.parent for file in EXPERIMENTS.glob("*/results*/statistics.json"))
 PAGE_BYTES = 2_000_000
 SHOW_VOXELS = ("contours", "surface")
 

@@ -17,7 +17,13 @@ from covidseg.config.paths import CONF, ROOT
 from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
 from covidseg.system.files import read_json, write_text
 
-DOCUMENTS = ("README.md", "docs/reference.md", "docs/how-to/reproduce-public.md", "experiments/lung-box/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/reference.md",
+    "docs/how-to/reproduce-public.md",
+    "experiments/README.md",
+    "experiments/lung-box/README.md",
+)
 TFLOPS = 202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D U-Net in training on an H100
 _SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, three seeds
 _RUNS_OF_A_ROW, _DEVICES = 2 * 5 * 3, 6
@@ -36,6 +42,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         "public-hours": lambda: _public_hours(measured, steps),
         "speed": lambda: _speed(root / "experiments" / "benchmarks" / "all.json"),
         "lung-box": lambda: _lung_box(root / "experiments" / "lung-box"),
+        "recipe": lambda: _recipe(root / "experiments" / "recipe"),
     }
     files = {root / "experiments" / name: text for name, text in measured.files().items()}
     return files | {root / name: filled((root / name).read_text(encoding="utf-8"), tables) for name in DOCUMENTS}
@@ -63,6 +70,28 @@ def _public_hours(measured: networks.Measured, steps: int) -> str:
         rows.append((sweep, str(runs), f"{each * _RUNS_OF_A_ROW / 1e18:,.0f}", f"{hours:.0f}", f"{kept / 1e9:.0f}"))
     header = ("sweep", "runs", "10^18 floating-point operations", "hours on six devices", "GB of checkpoints")
     return _markdown(header, rows)
+
+
+def _recipe(folder: Path) -> str:
+    """Validation Dice of a recipe with one part changed, and what that gains, on computed and on real scans."""
+    phantom, real = (
+        {row["method"]: row for row in _lines_of(folder / results / "table.csv")}
+        for results in ("results-phantom", "results-covid8")
+    )
+    base = phantom["base"]
+    lines = []
+    for method, row in phantom.items():
+        gain = "" if row is base else f"{float(row['dice_mean']) - float(base['dice_mean']):+.3f}"
+        seen = real.get(method, {}).get("dice_mean")
+        told = f"{float(seen):.3f}" if seen else ""
+        numbers = (f"{float(row[column]):.3f}" for column in ("dice_mean", "dice_seeds_sd"))
+        lines.append((row["title"], *numbers, gain, told))
+    return _markdown(("part", "Dice, phantoms", "SD over seeds", "gain", "Dice, real scans"), lines)
+
+
+def _lines_of(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def _empty_masks() -> str:
