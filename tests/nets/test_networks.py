@@ -234,3 +234,10 @@ def test_export_and_onnx_at_two_sizes(name, tmp_path):
 
 def test_pyramid_reaches_the_paper_layer():
     assert isinstance(build_network("covidsegnet", width=4).context, PASPP)
+
+
+@pytest.mark.parametrize("name", ["covidsegnet", "unet3d", "vnet", "unetpp"])
+def test_a_slot_that_makes_no_block_is_refused(name):
+    """A block in the slot's place: called with the channels, an identity gives back the number."""
+    with pytest.raises((BadInput, ValueError), match="a slot makes a block of 32 channels, and this one made 32"):
+        build_network(name, width={"covidsegnet": 4, "vnet": 2}.get(name, 2), pyramid=torch.nn.Identity())

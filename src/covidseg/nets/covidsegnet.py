@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from covidseg.blocks.conv import ConvBNReLU, PlainBlock, ResidualBlock
 from covidseg.blocks.pyramid import PASPP
 from covidseg.blocks.variation import FeatureVariation
-from covidseg.nets.network import SegmentationNetwork, Slot, use_instance_norm
+from covidseg.nets.network import SegmentationNetwork, Slot, filled, use_instance_norm
 
 
 class COVIDSegNet(SegmentationNetwork):
@@ -71,7 +71,7 @@ class COVIDSegNet(SegmentationNetwork):
         self.after_block = nn.ModuleList(map(closing, upper))
         self.down = nn.ModuleList(map(DOWNSAMPLING[downsampling], upper, widths[1:]))
         self.after_down = nn.ModuleList(map(opening, widths[1:]))
-        context = pyramid(bottom)
+        context = filled(pyramid, bottom)
         self.context = make_block(bottom, bottom) if isinstance(context, nn.Identity) else context
         self.decoder = nn.ModuleList(
             DecoderStage(2 * channels, channels, make_block, upsampling_kernel) for channels in upper[::-1]

@@ -64,6 +64,14 @@ class SegmentationNetwork(nn.Module):
         return module(*inputs)
 
 
+def filled(slot: Slot, channels: int) -> nn.Module:
+    """The block that a slot makes. Raises `ValueError` for a slot that holds a block already, or makes none."""
+    block = slot(channels)
+    if not isinstance(block, nn.Module):
+        raise ValueError(f"a slot makes a block of {channels} channels, and this one made {block!r}")
+    return block
+
+
 def use_instance_norm(network: nn.Module) -> None:
     """Put instance norm with learned scale and shift in the place of each batch norm; draws no random number."""
     for module in list(network.modules()):

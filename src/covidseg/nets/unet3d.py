@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from covidseg.blocks.conv import ConvBNReLU
-from covidseg.nets.network import SegmentationNetwork, Slot
+from covidseg.nets.network import SegmentationNetwork, Slot, filled
 
 
 class UNet3D(SegmentationNetwork):
@@ -41,7 +41,7 @@ class UNet3D(SegmentationNetwork):
         )
         self.variation = nn.ModuleList(map(variation, upper))
         self.pool = nn.MaxPool3d(2)
-        self.pyramid = pyramid(bottom)
+        self.pyramid = filled(pyramid, bottom)
         self.decoder = nn.ModuleList(map(DecoderStage, [bottom, *upper[:0:-1]], upper[::-1]))
         self.head = nn.Conv3d(upper[0], out_channels, 1)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from covidseg.blocks.conv import ConvBNReLU
-from covidseg.nets.network import SegmentationNetwork, Slot
+from covidseg.nets.network import SegmentationNetwork, Slot, filled
 
 DEPTH = 4
 
@@ -42,7 +42,7 @@ class UNetPlusPlus(SegmentationNetwork):
         super().__init__(in_channels, out_channels, width, checkpoint_activations)
         widths = [width * 2**level for level in range(DEPTH + 1)]
         self.encoder = nn.ModuleList(map(_double_convolution, [in_channels, *widths[:-1]], widths))
-        self.variation = nn.ModuleList([*map(variation, widths[:-1]), pyramid(widths[-1])])
+        self.variation = nn.ModuleList([*map(variation, widths[:-1]), filled(pyramid, widths[-1])])
         self.pool = nn.MaxPool3d(2)
         self.nodes = nn.ModuleDict(
             {_name(i, j): Node(widths[i + 1], widths[i], skips=j, up=widths[max(i, 1)]) for i, j in _nested()}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from covidseg.nets.network import SegmentationNetwork, Slot
+from covidseg.nets.network import SegmentationNetwork, Slot, filled
 
 KERNEL = 5
 
@@ -50,7 +50,7 @@ class VNet(SegmentationNetwork):
         self.down = nn.ModuleList(
             _scaling(nn.Conv3d, before, after, batch_norm) for before, after in zip(upper, widths[1:], strict=True)
         )
-        self.pyramid = pyramid(bottom)
+        self.pyramid = filled(pyramid, bottom)
         # A decoder stage works on the concatenation: the skip's channels and as many up-sampled ones.
         self.decoder = nn.ModuleList(
             DecoderStage(before, skip, convolutions, batch_norm)

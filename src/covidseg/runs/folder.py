@@ -364,7 +364,7 @@ def _significant(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     if callbacks := {name: node for name, node in (values.get("callbacks") or {}).items() if name not in WATCHING}:
         found |= dict(leaves(callbacks, "callbacks"))
     if source := values.get("init_from"):  # by its last parts, as a run is named: where it lies may change
-        found |= {"init_from": str(RunFolder(source)), **{key: values.get(key) for key in _WITH_SOURCE}}
+        found |= {"init_from": str(RunFolder(str(source))), **{key: values.get(key) for key in _WITH_SOURCE}}
     return {key: value for key, value in found.items() if key not in INSIGNIFICANT}
 
 
