@@ -26,7 +26,7 @@ def test_rows_come_in_the_papers_order():
 
 
 def test_networks_prints_every_row_and_writes_its_numbers(tmp_path):
-    done = benchmark("networks", "networks.size_zyx=[32,32,32]", cwd=tmp_path)
+    done = benchmark("networks", "networks.size_zyx=[32,32,64]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = read_json(tmp_path / "runs" / "benchmark" / "networks.json")
     assert [(row["table"], row["row"]) for row in written["rows"]] == all_rows()
@@ -36,7 +36,12 @@ def test_networks_prints_every_row_and_writes_its_numbers(tmp_path):
     assert by_row["table1", "covidsegnet"]["parameters"] == by_row["table2", "full"]["parameters"] == 34_157_509
     assert by_row["table2", "fv"]["parameters"] == by_row["table2", "fv_ungated"]["parameters"]
     assert "19,069,955" in by_row["table1", "unet3d"]["published_parameters"]
-    assert all(0 < row["bytes_for_backward_recomputing"] < row["bytes_for_backward"] for row in written["rows"])
+    own = [row for row in written["rows"] if row["table"] != "table3" or row["model"] == "covidsegnet"]
+    assert all(0 < row["bytes_for_backward_recomputing"] < row["bytes_for_backward"] for row in own)
+    others = [row for row in written["rows"] if row not in own]
+    assert others and {row["bytes_for_backward_recomputing"] for row in others} == {None}, (
+        "MONAI's keep to their options"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 

@@ -112,7 +112,7 @@ def test_the_folder_of_another_data_set(command, data):
         ([*FOLDER, "max_steps=2"], "did you mean training.max_steps?"),
         ([*FOLDER, "training.patch_size_zyx=[15,16,16]"], "use [16,16,16]"),
         ([*FOLDER, "training.evaluate=first"], "one of last"),
-        ([*FOLDER, "optimizer=sgd"], "one of adam"),
+        ([*FOLDER, "optimizer=lion"], "one of adam"),
         (["data=folder"], "data.root=..."),
         ([*FOLDER, "fold=9"], "fold="),
         ([*FOLDER, "resume=require"], "resume=auto"),

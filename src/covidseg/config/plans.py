@@ -1,4 +1,4 @@
-"""What `prepare.py plan=true` found for a data set, and how `recipe=planned` reads it.
+"""What was planned for a data set (`plan=true`), and how `recipe=planned` reads it.
 
 It lies in `<paths.data>/plans/<name>.yaml`. A configuration refers to it as
 `${planned:${paths.data},${data.name},spacing_zyx}`. The values are part of a run's configuration as if they had been

@@ -183,7 +183,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _scored(job: Job, data: Sequence[str], training: DictConfig) -> list[dict[str, str]]:
-    """Rows of cases.csv that `evaluate.py predictions=` gives for the job's masks."""
+    """Rows of cases.csv that evaluate.py gives for the job's masks."""
     output = Path(job.folder) / "scores"
     if not (output / "metrics.json").exists():
         spacing = ",".join(map(str, training.data.spacing_zyx))
