@@ -73,10 +73,12 @@ def test_a_job_comes_back_as_it_was_asked(tmp_path):
 
 
 def test_a_curve_is_thinned_by_means(tmp_path):
-    leave(job(tmp_path), curve([float(n % 2) for n in range(1000)]), {"steps": 1000})
+    told = {"batch_size": 2, "seconds": 9.0, "preparing": 1.0, "predicting": 2.0, "what": "a network"}
+    leave(job(tmp_path), curve([float(n % 2) for n in range(1000)]), **told)
     rows = (tmp_path / "curve.csv").read_text().splitlines()[1:]
     assert len(rows) == 200 and {float(row.split(",")[1]) for row in rows} <= {0.4, 0.6}
-    assert read_json(tmp_path / FACTS)["falling"] == 0.0
+    facts = read_json(tmp_path / FACTS)
+    assert facts["falling"] == 0.0 and (facts["steps"], facts["patches"]) == (1000, 2000)
 
 
 @pytest.mark.slow

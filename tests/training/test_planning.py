@@ -56,7 +56,7 @@ def test_axes_are_those_of_the_body_however_the_scan_was_stored():
     """A sagittal acquisition: its first array axis is left to right."""
     sagittal = case((5.0, 1.0, 1.0), ((0, 100), (0, 100), (0, 100)))
     sagittal["grid"]["native"]["direction"] = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    found = target_spacing([], [sagittal])
+    found = target_spacing([planning._canonical(sagittal)])
     assert sorted(found) == [1.0, 1.0, 5.0] and found[0] != 5.0
 
 

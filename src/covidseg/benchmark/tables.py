@@ -3,7 +3,6 @@
 In a document a table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; all else is left as it is.
 """
 
-import csv
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from covidseg.benchmark import networks
 from covidseg.benchmark.contest import OURS, TUNED, USUAL, milliseconds
 from covidseg.config.paths import CONF, ROOT
 from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
-from covidseg.system.files import read_json, write_text
+from covidseg.system.files import csv_lines, read_json, write_text
 
 DOCUMENTS = (
     "README.md",
@@ -75,7 +74,7 @@ def _public_hours(measured: networks.Measured, steps: int) -> str:
 def _recipe(folder: Path) -> str:
     """Validation Dice of a recipe with one part changed, and what that gains, on computed and on real scans."""
     phantom, real = (
-        {row["method"]: row for row in _lines_of(folder / results / "table.csv")}
+        {row["method"]: row for row in csv_lines(folder / results / "table.csv")}
         for results in ("results-phantom", "results-covid8")
     )
     base = phantom["base"]
@@ -87,11 +86,6 @@ def _recipe(folder: Path) -> str:
         numbers = (f"{float(row[column]):.3f}" for column in ("dice_mean", "dice_seeds_sd"))
         lines.append((row["title"], *numbers, gain, told))
     return _markdown(("part", "Dice, phantoms", "SD over seeds", "gain", "Dice, real scans"), lines)
-
-
-def _lines_of(file: Path) -> list[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _empty_masks() -> str:
@@ -139,9 +133,7 @@ def _lung_box(folder: Path) -> str:
 
 
 def _dice(file: Path) -> dict[tuple[str, str], float]:
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["dice"]]
-    return {(row["case"], row["structure"]): float(row["dice"]) for row in rows}
+    return {(row["case"], row["structure"]): float(row["dice"]) for row in csv_lines(file) if row["dice"]}
 
 
 def _policy(value: float | str | None) -> str:

@@ -27,6 +27,7 @@ def main(cfg: DictConfig) -> None:
     """
     from covidseg.cli.predict import inference_options
     from covidseg.config.options import switch
+    from covidseg.data.prepare.splits import chooses
     from covidseg.data.sets import annotated, remark
     from covidseg.evaluation.cases import evaluate_cases, evaluate_masks
     from covidseg.evaluation.results import implausible, summary_table, write_results
@@ -50,7 +51,7 @@ def main(cfg: DictConfig) -> None:
             return
         _require_one_division(cfg, segmenter)
         dataset, fold, output = _data_of(cfg, segmenter.config, folder)
-        known, sets = _choose(cfg, dataset, fold, task, _chooses(segmenter))
+        known, sets = _choose(cfg, dataset, fold, task, chooses(segmenter.config["training"]))
         scored = annotated(sets, task.structures)
         seen = [_seen(scored, dataset, one, run, cfg) for one, run in zip(segmenter.members, runs, strict=True)]
         with case_progress(console, scored) as progress:
@@ -150,6 +151,7 @@ def _choose(
 
 def _choose_postprocessing(cfg: DictConfig, segmenter: Any, folder: Path, console: Console) -> None:
     """Find the threshold and the smallest piece for a run's validation cases, say what they gain, and keep them."""
+    from covidseg.data.prepare.splits import chooses
     from covidseg.data.sets import own_sets
     from covidseg.inference.postprocessing import choose
 
@@ -157,7 +159,7 @@ def _choose_postprocessing(cfg: DictConfig, segmenter: Any, folder: Path, consol
         wrong = "is of one run on its own validation cases, without any postprocessing yet"
         raise BadInput("choose_postprocessing", wrong, "give one run=..., no data=..., and no inference.postprocess")
     dataset, fold, _ = _data_of(cfg, segmenter.config, folder)
-    cases = own_sets(dataset, fold, _chooses(segmenter)).get("validation", [])
+    cases = own_sets(dataset, fold, chooses(segmenter.config["training"])).get("validation", [])
     with case_progress(console, {"validation": cases}) as progress:
         choice = choose(segmenter, cases, progress)
     path = choice.save(folder, segmenter, dataset.folder.name)
@@ -191,6 +193,7 @@ def _seen(
     sets: Mapping[str, list], dataset: Any, segmenter: Any, run: str, cfg: DictConfig
 ) -> dict[str, list[str]] | None:
     """Which of the cases the run has seen in training, with a warning; None where that cannot be found out."""
+    from covidseg.data.prepare.splits import chooses
     from covidseg.evaluation.cases import seen_in_training
     from covidseg.runs.training_data import training_data
 
@@ -201,7 +204,7 @@ def _seen(
     try:
         if training is None:
             raise BadInput(config["data"]["name"], "the data set it was trained on is not here")
-        seen = seen_in_training(sets, dataset, training, config["fold"], _chooses(segmenter))
+        seen = seen_in_training(sets, dataset, training, config["fold"], chooses(segmenter.config["training"]))
     except (CovidSegError, KeyError) as error:
         wrong = f"whether it was trained on any of these cases cannot be told ({error})"
         print(f"warning: {segmenter.name}: {wrong}", file=sys.stderr)
@@ -244,12 +247,6 @@ def _made_here(metrics: Path) -> bool:
         return read_json(metrics).items() >= MADE_BY.items()
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _chooses(segmenter: Any) -> bool:
-    """Whether the run held cases out to choose something by."""
-    training = segmenter.config["training"]
-    return training["evaluate"] == "best" or training.get("score_on") == "validation"
 
 
 if __name__ == "__main__":

@@ -49,12 +49,9 @@ class Postprocessing:
     def mask(self, probability: np.ndarray, spacing_zyx: Sequence[float]) -> np.ndarray:
         """Boolean (z, y, x) of a probability of the same shape."""
         mask = probability > self.threshold
-        if self.smallest_ml and mask.any():
-            box = union_box(mask)
-            pieces, count = ndimage.label(mask[box], _TOUCHING)
-            sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-            kept = sizes * _voxel_ml(spacing_zyx) >= self.smallest_ml
-            kept[0] = False
+        if self.smallest_ml:
+            box, pieces, sizes = _pieces(mask)
+            kept = np.concatenate([[False], sizes * _voxel_ml(spacing_zyx) >= self.smallest_ml])
             mask[box] = kept[pieces]
         return mask
 
@@ -148,15 +145,19 @@ def _dice_of_settings(
     """Dice of a case under every setting; its pieces are found once for each threshold."""
     voxel_ml, total = _voxel_ml(spacing_zyx), int(reference.sum())
     for threshold in THRESHOLDS:
-        mask = probability > threshold
-        box = union_box(mask)
-        pieces, count = ndimage.label(mask[box], _TOUCHING)
-        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-        hits = np.bincount(pieces[reference[box]].ravel(), minlength=count + 1)[1:]
+        box, pieces, sizes = _pieces(probability > threshold)
+        hits = np.bincount(pieces[reference[box]], minlength=len(sizes) + 1)[1:]
         for smallest in SMALLEST_ML:
             kept = sizes * voxel_ml >= smallest
             both = int(sizes[kept].sum()) + total
             yield Postprocessing(threshold, smallest), 2 * int(hits[kept].sum()) / both if both else 1.0
+
+
+def _pieces(mask: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray, np.ndarray]:
+    """(box of the mask, number of the connected piece from 1 at each of its voxels, voxels of each piece)."""
+    box = union_box(mask)
+    pieces, count = ndimage.label(mask[box], _TOUCHING)
+    return box, pieces, np.bincount(pieces.ravel(), minlength=count + 1)[1:]
 
 
 def _voxel_ml(spacing_zyx: Sequence[float]) -> float:

@@ -1,6 +1,5 @@
 """The report's figures, from what the runs kept: scores, differences, curves, contours on held-out cases, surfaces."""
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -16,6 +15,7 @@ from covidseg.report.page import Picture
 from covidseg.report.table import Block, method_runs, scores
 from covidseg.runs.slices import FOLDER, Slice
 from covidseg.system.errors import BadInput
+from covidseg.system.files import csv_lines
 
 Keep = Callable[..., None]  # (caption, figure, parts of the file's name)
 _CURVES = ("train/loss", "val/dice")
@@ -138,8 +138,7 @@ def _kept(runs: Sequence[Run], structure: str = "*") -> Iterator[Slice]:
 def _curve(run: Run) -> dict[str, list[float]] | None:
     """metrics.csv by column, NaN where nothing was logged; None where there is none."""
     try:
-        with open(run.folder / "metrics.csv", newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = csv_lines(run.folder / "metrics.csv")
         return {
             name: [float(row[name]) if row[name] else float("nan") for row in rows]
             for name in ("step", *_CURVES)

@@ -48,10 +48,8 @@ def write_mask(
     with atomic_path(path, suffix=suffix) as temporary:
         if suffix == DICOM_SEG:
             write_dicom.write(temporary, what, mask, names, slices)
-        elif suffix.startswith(".nii"):
-            nifti.write(temporary, mask, geometry, compressed=suffix == ".nii.gz")
         else:
-            _write_itk(temporary, what, mask, geometry, names if suffix == SLICER_SEG else {})
+            _write_volume(temporary, suffix, what, mask, geometry, names if suffix == SLICER_SEG else {})
         _verify(temporary, what, mask, geometry, names if suffix in (SLICER_SEG, DICOM_SEG) else {})
 
 
@@ -65,10 +63,7 @@ def write_probability(
             f"{suffix}: expected float32 {geometry.shape_zyx}, got {probability.dtype} {probability.shape}"
         )
     with atomic_path(path, suffix=suffix) as temporary:
-        if suffix.startswith(".nii"):
-            nifti.write(temporary, probability, geometry, compressed=suffix == ".nii.gz")
-        else:
-            _write_itk(temporary, what, probability, geometry, {})
+        _write_volume(temporary, suffix, what, probability, geometry, {})
         _verify(temporary, what, probability, geometry, {})
 
 
@@ -81,8 +76,14 @@ def to_sitk(mask: np.ndarray, geometry: Geometry) -> sitk.Image:
     return image
 
 
-def _write_itk(path: Path, what: str, mask: np.ndarray, geometry: Geometry, names: Mapping[int, str]) -> None:
-    image = to_sitk(mask, geometry)
+def _write_volume(
+    path: Path, suffix: str, what: str, voxels: np.ndarray, geometry: Geometry, names: Mapping[int, str]
+) -> None:
+    """In whatever format holds voxels and geometry; `names` are 3D Slicer's segments."""
+    if suffix.startswith(".nii"):
+        nifti.write(path, voxels, geometry, compressed=suffix == ".nii.gz")
+        return
+    image = to_sitk(voxels, geometry)
     for key, value in _slicer_header(geometry, names).items() if names else ():
         image.SetMetaData(key, value)
     try:

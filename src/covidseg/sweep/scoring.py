@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from covidseg.data.prepare.splits import chooses
 from covidseg.data.store import PreparedDataset
 from covidseg.inference.tiling import count_windows
 from covidseg.system.errors import BadInput
@@ -33,18 +34,18 @@ class Scoring:
                 prepared=Path(str(cfg.paths.data)) / "prepared",
                 name=str(cfg.data.name),
                 fold=cfg.fold,
-                choosing=cfg.training.evaluate == "best",
+                choosing=chooses(cfg.training),
                 on_validation=cfg.training.score_on == "validation",
                 roi_zyx=tuple(int(n) for n in cfg.inference.roi_zyx),
                 overlap=float(cfg.inference.overlap),
                 validations=cfg.training.max_steps // cfg.training.validate_every,
             )
-        except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
 
     def windows(self) -> int | None:
         """Windows of all validations and of the evaluation; None where no such data set is prepared yet."""
-        shapes = _shapes(self.prepared, self.name, self.fold, self.choosing or self.on_validation)
+        shapes = _shapes(self.prepared, self.name, self.fold, self.choosing)
         if shapes is None:
             return None
         validation, held_out = (sum(self._windows_of(shape) for shape in part) for part in shapes)

@@ -106,11 +106,16 @@ def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 def read_csv(path: Path | str, texts: Collection[str]) -> list[dict[str, str | float | bool | None]]:
     """Lines of a CSV file, all but the columns `texts` as numbers or truth values, None where a cell is empty."""
+    return [
+        {name: text if name in texts else _number_or_truth(text) for name, text in row.items()}
+        for row in csv_lines(path)
+    ]
+
+
+def csv_lines(path: Path | str) -> list[dict[str, str]]:
+    """Lines of a CSV file as they stand there, all of them text."""
     with open(path, newline="", encoding="utf-8") as stream:
-        return [
-            {name: text if name in texts else _number_or_truth(text) for name, text in row.items()}
-            for row in csv.DictReader(stream)
-        ]
+        return list(csv.DictReader(stream))
 
 
 def sha256(path: Path | str) -> str:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from covidseg.config.plain import as_dict
+from covidseg.data.prepare.splits import chooses
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.evaluation.cases import seen_in_training
 from covidseg.inference.segmenter import PREFIX
@@ -92,7 +93,7 @@ class Source:
         training = training_data(self.folder.path, self.config, home, dataset)
         if training is None:
             return f"whether {self.folder} was trained on any of these cases cannot be told: its data are not here"
-        choosing = self.config["training"]["evaluate"] == "best"
+        choosing = chooses(self.config["training"])
         found = seen_in_training(sets, dataset, training, self.config["fold"], choosing)
         if seen := [*found["train"], *found["validation"]]:
             shown = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")

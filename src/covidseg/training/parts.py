@@ -73,11 +73,6 @@ def _check_training(training: DictConfig) -> None:
         raise BadInput(f"training.gradient_clip={training.gradient_clip}", "is no norm", "null, or more than 0")
 
 
-def chooses(training: DictConfig) -> bool:
-    """Whether anything is chosen by the validation cases: a checkpoint, or settings over many runs."""
-    return training.evaluate == "best" or training.score_on == "validation"
-
-
 def _check_choices(cfg: DictConfig) -> None:
     for key, value, choices in (
         ("resume", cfg.resume, ("auto", "require", "never")),

@@ -70,9 +70,10 @@ def plan(infos: Sequence[Mapping[str, Any]], model: Mapping[str, Any], name: str
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     memory = budget or available_bytes(device)
-    spacing = target_spacing([info["grid"]["native"]["spacing_zyx"] for info in infos], infos)
+    stride = per_axis(cast(int, meta_network(model).stride))
+    spacing = target_spacing(list(map(_canonical, infos)))
     shape = median_shape(infos, spacing)
-    width, patch, batch, needed = _fitting(model, name, spacing, shape, len(infos), memory)
+    width, patch, batch, needed = _fitting(model, name, stride, spacing, shape, len(infos), memory)
     why = [
         f"voxels of {' x '.join(f'{mm:g}' for mm in spacing)} mm: the median of {len(infos)} scans",
         f"the median body has {' x '.join(map(str, shape))} voxels, the patch covers "
@@ -81,8 +82,8 @@ def plan(infos: Sequence[Mapping[str, Any]], model: Mapping[str, Any], name: str
         f"({device.type})",
     ]
     measured, seconds = measure_step({**model, "width": width}, patch, batch, device)
-    while measured > memory and _shrunk(patch, shape, _stride(model)) != patch:
-        patch = _shrunk(patch, shape, _stride(model))
+    while measured > memory and _shrunk(patch, shape, stride) != patch:
+        patch = _shrunk(patch, shape, stride)
         measured, seconds = measure_step({**model, "width": width}, patch, batch, device)
     why.append(f"measured: {measured / 1e9:.1f} GB, {seconds:.1f} s for a step of forward, backward and update")
     return Plan(name, spacing, patch, width, batch, tuple(why))
@@ -96,11 +97,9 @@ def available_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def target_spacing(
-    spacings: Sequence[Sequence[float]], infos: Sequence[Mapping[str, Any]] = ()
-) -> tuple[float, float, float]:
-    """Millimetres (z, y, x), canonical axes: the median; of a far coarser axis its 10th percentile."""
-    table = np.array([_canonical(info) for info in infos] or spacings, dtype=float)
+def target_spacing(spacings: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Millimetres (z, y, x) for scans of these: the median; of a far coarser axis its 10th percentile."""
+    table = np.array(spacings, dtype=float)
     median = np.median(table, axis=0)
     coarse = median > ANISOTROPIC * median.min()
     chosen = np.where(coarse, np.percentile(table, COARSE_PERCENTILE, axis=0), median)
@@ -108,6 +107,7 @@ def target_spacing(
 
 
 def _canonical(info: Mapping[str, Any]) -> Sequence[float]:
+    """Millimetres of a scan's voxels (z, y, x) in canonical axes, whichever it was stored in."""
     from covidseg.data.prepare.grid import Grid
 
     return Grid.from_dict(info["grid"]).native.canonical().spacing_zyx
@@ -123,10 +123,15 @@ def median_shape(infos: Sequence[Mapping[str, Any]], spacing: Sequence[float]) -
 
 
 def _fitting(
-    model: Mapping[str, Any], name: str, spacing: Sequence[float], shape: Sequence[int], cases: int, memory: int
+    model: Mapping[str, Any],
+    name: str,
+    stride: Sequence[int],
+    spacing: Sequence[float],
+    shape: Sequence[int],
+    cases: int,
+    memory: int,
 ) -> tuple[int, tuple[int, int, int], int, int]:
     """(width, patch, batch, bytes needed) of the widest network with a patch worth having."""
-    stride = _stride(model)
     first = _first_patch(spacing, shape, stride)
     width = int(model["width"])
     while True:
@@ -146,10 +151,6 @@ def _fitting(
         while batch < min(LARGEST_BATCH, of_data) and need(batch + 1, patch) <= memory:
             batch += 1
     return width, patch, batch, need(batch, patch)
-
-
-def _stride(model: Mapping[str, Any]) -> tuple[int, ...]:
-    return per_axis(cast(int, meta_network(model).stride))
 
 
 def _first_patch(spacing: Sequence[float], shape: Sequence[int], stride: Sequence[int]) -> tuple[int, int, int]:

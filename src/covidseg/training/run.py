@@ -19,7 +19,7 @@ from rich.console import Console
 
 from covidseg import tracking
 from covidseg.data.prepare.run import prepare
-from covidseg.data.prepare.splits import ALL
+from covidseg.data.prepare.splits import ALL, chooses
 from covidseg.data.staging import staged
 from covidseg.data.store import PreparedCase, PreparedDataset
 from covidseg.data.train.datamodule import CTDataModule
@@ -45,7 +45,7 @@ from covidseg.training.agreement import agreed
 from covidseg.training.callbacks import SaveAndStop
 from covidseg.training.initial import Source
 from covidseg.training.module import SegmentationTask
-from covidseg.training.parts import build_task, check, check_cluster, chooses, chosen_callbacks, make_trainer
+from covidseg.training.parts import build_task, check, check_cluster, chosen_callbacks, make_trainer
 from covidseg.training.progress import EvaluationReport, ProgressReporter
 from covidseg.training.time_shares import TimeShares
 

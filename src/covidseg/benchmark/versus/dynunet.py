@@ -2,12 +2,11 @@
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from covidseg.benchmark.versus.job import Clock, Job, leave
-from covidseg.nets.cost import multiply_adds
 
-WIDTHS = (4, 6, 8, 12, 16, 24, 32)
 _LR, _POWER, _OVERLAP = 1e-2, 0.9, 0.5
 
 
@@ -25,9 +24,7 @@ def run(job: Job) -> None:
     files = [{"image": str(job.image(case)), "label": str(job.label(case))} for case in job.train]
     cases = CacheDataset(files, fixed, num_workers=None, progress=False)
     preparing = time.perf_counter() - began
-    width = min(
-        WIDTHS, key=lambda width: abs(multiply_adds(_meta(job, width), job.patch_size_zyx) / job.multiply_adds - 1)
-    )
+    width = job.width_of(partial(_meta, job))
     network = _network(job, width).to(device)
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.SGD(network.parameters(), _LR, momentum=0.99, weight_decay=3e-5, nesterov=True)
@@ -51,19 +48,19 @@ def run(job: Job) -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
         optimizer.step()
         clock.log(float(total))
-    steps, seconds = len(clock.losses), clock.passed
+    seconds = clock.passed
     began = time.perf_counter()
     _predict(job, network, fixed, device)
-    facts = {
-        "steps": steps,
-        "patches": steps * job.batch_size,
-        "seconds": seconds,
-        "preparing": preparing,
-        "predicting": time.perf_counter() - began,
-        "what": f"{list(job.spacing_zyx)} mm, patch {list(job.patch_size_zyx)}, batch {job.batch_size}, "
+    leave(
+        job,
+        clock.losses,
+        batch_size=job.batch_size,
+        seconds=seconds,
+        preparing=preparing,
+        predicting=time.perf_counter() - began,
+        what=f"{list(job.spacing_zyx)} mm, patch {list(job.patch_size_zyx)}, batch {job.batch_size}, "
         f"{width} filters at the top",
-    }
-    leave(job, clock.losses, facts)
+    )
 
 
 def _transforms(job: Job) -> tuple[Any, Any]:

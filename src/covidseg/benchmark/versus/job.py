@@ -1,14 +1,16 @@
 """What a contender is asked for, and what it leaves: `job.json` in its folder; `facts.json`, `curve.csv`, `masks/`."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
+from covidseg.nets.cost import multiply_adds
 from covidseg.system.files import read_json, write_csv, write_json
 
 FACTS, CURVE, MASKS = "facts.json", "curve.csv", "masks"
+WIDTHS = (4, 6, 8, 12, 16, 24, 32)  # of a peer's first level; nnU-Net's own is 32
 POINTS = 200  # of a curve
 
 
@@ -51,6 +53,11 @@ class Job:
     def label(self, case: str) -> Path:
         return Path(self.scans) / "labelsTr" / f"{case}.nii.gz"
 
+    def width_of(self, network: Callable[[int], Any]) -> int:
+        """The width at which `network(width)`, on the meta device, costs nearest to our multiply-adds on a patch."""
+        costs = {width: multiply_adds(network(width), self.patch_size_zyx) for width in WIDTHS}
+        return min(costs, key=lambda width: abs(costs[width] / self.multiply_adds - 1))
+
 
 class Clock:
     """The minutes of a training: `for share in clock:` gives the share that has passed, until nothing is left."""
@@ -74,8 +81,21 @@ class Clock:
         self.losses.append((self.passed, loss))
 
 
-def leave(job: Job, losses: Sequence[tuple[float, float]], facts: dict[str, Any]) -> None:
-    """Write the curve, thinned by means, and the facts last: they say that the job is done."""
+def leave(
+    job: Job,
+    losses: Sequence[tuple[float, float]],
+    *,
+    batch_size: int,
+    seconds: float,
+    preparing: float,
+    predicting: float,
+    what: str,
+) -> None:
+    """Write the curve, thinned by means, and the facts last: they say that the job is done.
+
+    `losses`: (seconds, loss) of each step; `seconds` of training, of `preparing` before it, of `predicting` all cases;
+    `what`: was trained, in words.
+    """
     size = max(1, -(-len(losses) // POINTS))
     groups = [losses[start : start + size] for start in range(0, len(losses), size)]
     rows = [
@@ -83,7 +103,16 @@ def leave(job: Job, losses: Sequence[tuple[float, float]], facts: dict[str, Any]
         for group in groups
     ]
     write_csv(Path(job.folder) / CURVE, rows, ("seconds", "loss"))
-    write_json(Path(job.folder) / FACTS, {**facts, "falling": falling(losses)})
+    facts = {
+        "steps": len(losses),
+        "patches": len(losses) * batch_size,
+        "seconds": seconds,
+        "preparing": preparing,
+        "predicting": predicting,
+        "what": what,
+        "falling": falling(losses),
+    }
+    write_json(Path(job.folder) / FACTS, facts)
 
 
 def falling(losses: Sequence[tuple[float, float]]) -> float | None:

@@ -14,12 +14,10 @@ from typing import Any
 
 from covidseg.benchmark.versus.export import NAME
 from covidseg.benchmark.versus.job import Clock, Job, leave
-from covidseg.nets.cost import multiply_adds
 from covidseg.system.files import read_json, write_json
 
 CONFIGURATION, PREPROCESSED = "3d_fullres", "preprocessed"
 STEPS = 1000 * 250  # of nnU-Net's own training
-FEATURES = (4, 6, 8, 12, 16, 24, 32)  # of the first stage; nnU-Net's own is 32
 _LR, _POWER = 1e-2, 0.9
 
 
@@ -36,7 +34,6 @@ def run(job: Job) -> None:
     preparing = time.perf_counter() - began
     trainer = _trainer(job)
     clock = _train(job, trainer)
-    steps = len(clock.losses)
     seconds = clock.passed
     batch = trainer.configuration_manager.batch_size
     began = time.perf_counter()
@@ -44,16 +41,16 @@ def run(job: Job) -> None:
     predicting = time.perf_counter() - began
     features = trainer.configuration_manager.network_arch_init_kwargs["features_per_stage"]
     patch = trainer.configuration_manager.patch_size
-    facts = {
-        "steps": steps,
-        "patches": steps * batch,
-        "seconds": seconds,
-        "preparing": preparing,
-        "predicting": predicting,
-        "what": f"{[round(mm, 2) for mm in trainer.configuration_manager.spacing]} mm, patch {list(patch)}, "
+    leave(
+        job,
+        clock.losses,
+        batch_size=batch,
+        seconds=seconds,
+        preparing=preparing,
+        predicting=predicting,
+        what=f"{[round(mm, 2) for mm in trainer.configuration_manager.spacing]} mm, patch {list(patch)}, "
         f"batch {batch}, {features[0]} to {features[-1]} features",
-    }
-    leave(job, clock.losses, facts)
+    )
 
 
 def _plan(job: Job) -> None:
@@ -79,7 +76,6 @@ def _cut(plan: dict[str, Any], job: Job) -> None:
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
     _, strides, kernels, _, _ = get_pool_and_conv_props(job.spacing_zyx, job.patch_size_zyx, 4, 999999)
-    patch = job.patch_size_zyx  # a multiple of our stride: nnU-Net makes no other of it
     stages = len(strides)
     arguments = plan["architecture"]["arch_kwargs"]
     arguments |= {
@@ -89,13 +85,13 @@ def _cut(plan: dict[str, Any], job: Job) -> None:
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
-    costs = {}
-    for width in FEATURES:
+
+    def of_width(width: int) -> Any:
         arguments["features_per_stage"] = [min(320, width * 2**stage) for stage in range(stages)]
-        costs[width] = multiply_adds(_network(plan), patch)
-    nearest = min(costs, key=lambda width: abs(costs[width] / job.multiply_adds - 1))
-    arguments["features_per_stage"] = [min(320, nearest * 2**stage) for stage in range(stages)]
-    plan |= {"patch_size": list(map(int, patch)), "batch_size": job.batch_size}
+        return _network(plan)
+
+    of_width(job.width_of(of_width))
+    plan |= {"patch_size": list(job.patch_size_zyx), "batch_size": job.batch_size}
 
 
 def _network(plan: dict[str, Any]) -> Any:

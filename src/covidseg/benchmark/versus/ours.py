@@ -1,6 +1,5 @@
 """This suite with a recipe: `train.py` for as many steps as the minutes hold, then its masks."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from covidseg.benchmark.versus.job import Job, leave
 from covidseg.config.paths import ROOT
 from covidseg.inference.segmenter import load
 from covidseg.system.errors import CovidSegError
-from covidseg.system.files import read_json
+from covidseg.system.files import csv_lines, read_json
 
 TRIAL = 30  # steps by which the rate is measured
 
@@ -32,16 +31,16 @@ def run(job: Job) -> None:
         sitk.WriteImage(mask, str(job.masks / f"{case}.nii.gz"), useCompression=True)
     predicting = time.perf_counter() - began
     seconds = metrics["train"]["seconds"]
-    facts = {
-        "steps": steps,
-        "patches": steps * job.batch_size,
-        "seconds": seconds,
-        "preparing": metrics["seconds"].get("preparing", 0.0),
-        "predicting": predicting,
-        "what": f"{list(job.spacing_zyx)} mm, patch {list(job.patch_size_zyx)}, batch {job.batch_size}, "
+    leave(
+        job,
+        [(step * seconds / steps, loss) for step, loss in _losses(trained)],
+        batch_size=job.batch_size,
+        seconds=seconds,
+        preparing=metrics["seconds"].get("preparing", 0.0),
+        predicting=predicting,
+        what=f"{list(job.spacing_zyx)} mm, patch {list(job.patch_size_zyx)}, batch {job.batch_size}, "
         f"{metrics['parameters'] / 1e6:.2f} M parameters",
-    }
-    leave(job, [(step * seconds / steps, loss) for step, loss in _losses(trained)], facts)
+    )
 
 
 def _train(job: Job, name: str, steps: int) -> Path:
@@ -65,9 +64,7 @@ def _train(job: Job, name: str, steps: int) -> Path:
 
 
 def _losses(run: Path) -> list[tuple[int, float]]:
-    with open(run / "metrics.csv", newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get("train/loss")]
-    return [(int(row["step"]), float(row["train/loss"])) for row in rows]
+    return [(int(row["step"]), float(row["train/loss"])) for row in csv_lines(run / "metrics.csv") if row["train/loss"]]
 
 
 def _command(name: str, *arguments: str) -> None:

@@ -1,6 +1,5 @@
 """The suite `versus`, from the command to its table: jobs, scores, `versus.md`, `versus.json` and their curves."""
 
-import csv
 import os
 import shlex
 import subprocess
@@ -27,7 +26,7 @@ from covidseg.data.store import PreparedDataset
 from covidseg.evaluation.metrics import METRICS
 from covidseg.nets.cost import meta_network, multiply_adds
 from covidseg.system.errors import BadInput, CovidSegError
-from covidseg.system.files import json_text, read_json, write_text
+from covidseg.system.files import csv_lines, json_text, read_json, write_text
 
 CONTENDERS = {  # name -> (title, module, package it needs)
     "ours": ("covidseg, its recipe", "ours", "covidseg"),
@@ -70,7 +69,7 @@ def run(cfg: DictConfig) -> None:
     options = cfg.versus
     wanted = _wanted(options)
     data = [one for one in HydraConfig.get().overrides.task if one.startswith(("data=", "data.", "paths.data="))]
-    if "data" not in cfg or cfg.data is None:
+    if "data" not in cfg:
         raise BadInput("data", "is not given", "data=phantom, or your own: data=folder data.root=...")
     # No case is kept for validation: the others would train on it, too.
     overrides = [*shlex.split(str(options.train)), *data, "task=lesion", "data.splits.validation_fraction=0"]
@@ -194,8 +193,7 @@ def _scored(job: Job, data: Sequence[str], training: DictConfig) -> list[dict[st
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise CovidSegError("versus", f"evaluate.py says: {last}", f"look at {job.masks}")
-    with open(output / "cases.csv", newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return csv_lines(output / "cases.csv")
 
 
 def _splits(training: DictConfig) -> list[str]:
@@ -226,7 +224,7 @@ def _cells(line: Line) -> list[str]:
     if line.absent:
         return [line.title, line.absent, *[""] * (len(SHOWN) + 4)]
     scores = [line.score(name) for name in SHOWN]
-    tests = sum(1 for _ in line.rows)
+    tests = len(line.rows)
     scans = tests / len(line.facts)
     return [
         line.title,
@@ -255,5 +253,4 @@ def _plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def _curve(job: Job) -> list[tuple[float, float]]:
-    with open(Path(job.folder) / CURVE, newline="", encoding="utf-8") as stream:
-        return [(float(row["seconds"]), float(row["loss"])) for row in csv.DictReader(stream)]
+    return [(float(row["seconds"]), float(row["loss"])) for row in csv_lines(Path(job.folder) / CURVE)]

@@ -87,6 +87,14 @@ def make_splits(
     return {"fixed": fixed, "drawn": drawn, "folds": divided, "choosing": choosing, "notes": notes}
 
 
+def chooses(training: Mapping[str, Any]) -> bool:
+    """Whether a run chooses anything by its validation cases: a checkpoint, or settings over many runs.
+
+    `training`: the section of its configuration; earlier ones have no `score_on`.
+    """
+    return training["evaluate"] == "best" or training.get("score_on") == "validation"
+
+
 def published_folds(file: str | None) -> list[dict[str, list[str]]] | None:
     """The folds of a JSON file {"folds": [{"train": ids, "test": ids}, ...]}: yours, or one that comes along."""
     if file is None:
