@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from covidseg import build_network
 from covidseg.runs.timing import PARTS
+from covidseg.sweep import scoring as scoring_module
 from covidseg.sweep.estimate import (
     Rate,
     Size,
@@ -104,6 +106,15 @@ def test_the_windows_of_prepared_cases_say_what_scoring_takes(bench, prepared):
     assert price(rows, [Size(1, 10)], {}, Rate(1e-3, 4.0)) == (0, 1, 1)
     assert rows[0].around == pytest.approx(4.0 + scoring.windows() * 10 * 1e-3 / 3)
     assert replace(scoring, name="other").windows() is None
+
+
+@pytest.mark.parametrize(("on_validation", "windows"), [(False, 2 * 1 + 3), (True, 2 * 1 + 1)])
+def test_a_run_that_is_scored_on_validation_cases_scores_no_others(monkeypatch, on_validation, windows):
+    """Two validations of one case of one window; three held-out cases of one window each."""
+    one = (32, 32, 32)
+    monkeypatch.setattr(scoring_module, "_shapes", lambda *asked: ([one], [one] * 3))
+    scoring = Scoring(Path("data"), "set", None, True, one, 0.5, validations=2, on_validation=on_validation)
+    assert scoring.windows() == windows
 
 
 def test_nothing_measured_is_said(bench):

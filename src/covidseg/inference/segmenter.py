@@ -111,7 +111,7 @@ class Segmenter:
     def scores(self, image: np.ndarray, progress: Progress | None = None) -> Tensor:
         """Logits (C, D, H, W) of an int16 image (z, y, x) in HU at `spacing_zyx`, C at least 2.
 
-        Of several runs the logarithm of their mean probabilities, which is the same thing to whoever takes a softmax.
+        Of several runs the logarithm of the sum of their probabilities: its softmax is their mean.
         """
         found: Tensor | None = None
         for number, one in enumerate(self.members):
@@ -121,7 +121,7 @@ class Segmenter:
                 return logits
             logits = logits.log_softmax(dim=0)
             found = logits if found is None else torch.logaddexp(found, logits)
-        return cast(Tensor, found) - math.log(len(self.members))
+        return cast(Tensor, found)
 
     def grid_of(self, scan: "Scan") -> tuple[Grid, str]:
         """The grid on which a scan is segmented, and what has to be said of it: that its lungs' box is not used."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covidseg.data.prepare.splits import SIDES, Member, check_patients, make_splits
+from covidseg.data.prepare.splits import SIDES, Member, check_patients, chooses, make_splits
 from covidseg.system.errors import BadInput
 
 DEFAULTS = {"seed": 0, "test_fraction": 0.2, "validation_fraction": 0.1, "folds": 3}
@@ -108,3 +108,16 @@ def test_too_few_patients_for_folds_is_a_note():
 def test_check_patients_names_absent_cases():
     with pytest.raises(BadInput, match="train names z"):
         check_patients({"train": ["z"]}, {"a": "p"}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"evaluate": "best", "score_on": "held_out"}, True),
+        ({"evaluate": "last", "score_on": "validation"}, True),
+        ({"evaluate": "last", "score_on": "held_out"}, False),
+        ({"evaluate": "last"}, False),  # of a run from before there was a choice
+    ],
+)
+def test_what_is_chosen_by_validation_has_cases_kept_for_it(training, expected):
+    assert chooses(training) is expected
