@@ -103,14 +103,16 @@ def test_progress_counts_to_its_total(size, overlap, batch_size):
 def test_non_finite_logits_raise(image, value):
     """S1-21, J4: argmax of NaN is class 0, an empty mask that looks like a healthy patient."""
 
-    def poisoned(x):
-        logits = torch.cat([x, -x], dim=1)
-        logits[0, 1, 0, 0, 0] = value
-        return logits
+    class Poisoned(nn.Module):
+        stride = 4
 
-    poisoned.stride = 4
+        def forward(self, x):
+            logits = torch.cat([x, -x], dim=1)
+            logits[0, 1, 0, 0, 0] = value
+            return logits
+
     with pytest.raises(NonFiniteLogits, match="NaN or infinite"):
-        WindowInferer((8, 8, 8), 0.5)(poisoned, image, AIR)
+        WindowInferer((8, 8, 8), 0.5)(Poisoned(), image, AIR)
 
 
 def test_window_off_the_stride_is_refused(image):

@@ -13,6 +13,7 @@ from choices import NETWORKS, OURS, PYRAMIDS, RECOMPUTING, SLOTTED, VARIATIONS, 
 from covidseg import build_network
 from covidseg.blocks.pyramid import PASPP
 from covidseg.blocks.variation import FeatureVariation
+from covidseg.nets.network import laid_out, memory_format
 from covidseg.system.errors import BadInput
 
 HEADS = {"unetpp": 4, "dynunet": 4, "mednext": 5}  # under deep supervision
@@ -241,3 +242,34 @@ def test_a_slot_that_makes_no_block_is_refused(name):
     """A block in the slot's place: called with the channels, an identity gives back the number."""
     with pytest.raises((BadInput, ValueError), match="a slot makes a block of 32 channels, and this one made 32"):
         build_network(name, width={"covidsegnet": 4, "vnet": 2}.get(name, 2), pyramid=torch.nn.Identity())
+
+
+def test_all_large_maps_of_a_channels_last_network_are_channels_last():
+    """One channel is in both formats at once: without `laid_out` the shortcut's map of it is contiguous."""
+    network = build_network("covidsegnet", width=4).to(memory_format=torch.channels_last_3d)
+    turned = []
+
+    def note(module, inputs, output):
+        if output.shape[2] > 1 and not output.is_contiguous(memory_format=torch.channels_last_3d):
+            turned.append(type(module).__name__)
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d | nn.BatchNorm3d):
+            module.register_forward_hook(note)
+    image = torch.randn(2, 1, 16, 16, 16)
+    network(image.contiguous(memory_format=torch.channels_last_3d))
+    assert turned  # what torch makes of it by itself
+    turned.clear()
+    network(laid_out(image, memory_format(network)))
+    assert not turned
+
+
+def test_the_layout_changes_no_value_and_follows_the_network():
+    image = torch.randn(2, 1, 4, 5, 6)
+    assert torch.equal(laid_out(image, torch.channels_last_3d), image)
+    assert laid_out(image, torch.contiguous_format).stride() == image.stride()
+    several = torch.randn(2, 3, 4, 5, 6)
+    assert laid_out(several, torch.channels_last_3d).is_contiguous(memory_format=torch.channels_last_3d)
+    network = build_network("unet3d", width=4)
+    assert memory_format(network) is torch.contiguous_format
+    assert memory_format(network.to(memory_format=torch.channels_last_3d)) is torch.channels_last_3d

@@ -16,6 +16,7 @@ from covidseg.data.train.patches import AIR_HU
 from covidseg.evaluation.structures import Task
 from covidseg.inference.onednn import single_windows
 from covidseg.inference.tiling import count_windows
+from covidseg.nets.network import laid_out, memory_format
 from covidseg.system.errors import CovidSegError
 
 Progress = Callable[[int, int], None]  # (windows done, windows in all)
@@ -112,14 +113,14 @@ class WindowInferer:
         roi = self.roi_zyx or tuple(math.ceil(n / step) * step for n, step in zip(size, stride, strict=True))
         if any(n % step for n, step in zip(roi, stride, strict=True)):
             raise ValueError(f"inference window {roi} is not a multiple of the network's stride {stride}")
-        inside = _PRECISIONS[precision_on(image.device, self.precision)]
+        inside, memory = _PRECISIONS[precision_on(image.device, self.precision)], memory_format(network)
         total, done = math.ceil(count_windows(size, roi, self.overlap) / self.batch_size), 0
 
         def predict(windows: Tensor) -> Tensor:
             nonlocal done
             precision = torch.autocast(windows.device.type, inside, enabled=inside is not torch.float32)
             with precision, single_windows(network, windows.device):
-                logits = _mirrored_mean(network, windows, self.flips)
+                logits = _mirrored_mean(network, laid_out(windows, memory), self.flips)
             done += 1
             if self.progress:
                 self.progress(done, total)

@@ -72,6 +72,27 @@ def filled(slot: Slot, channels: int) -> nn.Module:
     return block
 
 
+def laid_out(image: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """`image` (B, C, D, H, W) in `memory_format`, also where it has one channel.
+
+    Such a tensor is in both formats at once, and torch then goes by its strides: with those of a contiguous one a
+    1 x 1 x 1 convolution of channels-last weights gives contiguous maps, which all that follows has to turn around.
+    """
+    image = image.contiguous(memory_format=memory_format)
+    if image.shape[1] > 1 or memory_format is not torch.channels_last_3d:
+        return image
+    strides = list(image.stride())
+    strides[1] = 1
+    return image.as_strided(image.shape, strides)
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """That of the convolutions of `network`, channels last or contiguous."""
+    last = torch.channels_last_3d
+    maps = (weight for weight in network.parameters() if weight.ndim == 5 and not weight.is_contiguous())
+    return last if any(weight.is_contiguous(memory_format=last) for weight in maps) else torch.contiguous_format
+
+
 def use_instance_norm(network: nn.Module) -> None:
     """Put instance norm with learned scale and shift in the place of each batch norm; draws no random number."""
     for module in list(network.modules()):

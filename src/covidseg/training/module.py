@@ -21,6 +21,7 @@ from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Task
 from covidseg.inference.window import WindowInferer, normalise, segment_case
+from covidseg.nets.network import laid_out
 from covidseg.training.initial import hold_statistics
 
 _AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers; 1 and 2 are the loader's
@@ -72,8 +73,8 @@ class SegmentationTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rng = Generator().manual_seed(self._seed(_AUGMENTATION, batch))
         image, mask = self.augment(normalise(batch["image"], self.window), batch["mask"], rng)
-        image = image.contiguous(memory_format=self.memory_format)  # (B, 1, D, H, W)
-        return self.loss(self.network(image), self.task.target(mask.squeeze(1)))
+        logits = self.network(laid_out(image, self.memory_format))  # (B, 1, D, H, W)
+        return self.loss(logits, self.task.target(mask.squeeze(1)))
 
     def on_validation_start(self) -> None:
         """Give every process the batch statistics of the first one, which are those of the checkpoints."""
