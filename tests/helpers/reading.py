@@ -33,7 +33,15 @@ SMALL_CONTESTS = [
     "scoring.shape_zyx=[34,48,48]", "scoring.rounds=1", "prepare_suite.shape_zyx=[34,96,96]", "prepare_suite.rounds=1",
     "startup.rounds=1",
 ]  # fmt: skip
-SMALL_SUITES = {"networks": [], "statistics": ["statistics.trials=2"]}  # beside the contests
+# Beside the contests.
+SMALL_SUITES = {
+    "networks": [], "statistics": ["statistics.trials=2"],
+    "gpu": [
+        "gpu.parts=[ceilings,rows]", "gpu.width=8", "gpu.patch_size_zyx=[32,32,32]", "gpu.rounds=1",
+        "gpu.rows=[table1/unet3d]", "gpu.copy_megabytes=4", "gpu.matrix=64", "gpu.runs.steps=3", "gpu.runs.cases=4",
+        "gpu.runs.shape_zyx=[34,48,48]", "gpu.runs.spacing_zyx=[6,6,6]", "gpu.scan_shape_zyx=[48,96,96]",
+    ],
+}  # fmt: skip
 ROWS = {
     "comparison": ("table1", ["covidsegnet", "unet3d"]), "ablation": ("table2", ["ceb", "full"]),
     "today": ("table3", ["covidsegnet", "unet4"]), "recipe": ("recipe", ["base", "ema"]),
@@ -83,7 +91,7 @@ class Call:
     def two_folds(self):
         """What leaves two folds of a cross-validation; nothing where there is none."""
         if self.option("data") != "covid19_ct_seg":
-            return []
+            return ["data.splits.folds=2"] if self.option("data.splits.folds") else []
         return SOME_FOLDS if self.option("fold") else TWO_FOLDS
 
     @property

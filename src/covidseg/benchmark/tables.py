@@ -23,7 +23,7 @@ DOCUMENTS = (
     "experiments/README.md",
     "experiments/lung-box/README.md",
 )
-TFLOPS = 202.2  # per second and device: 23.25 in 115 ms, the best published rate of a 3D U-Net in training on an H100
+_GPU = Path("experiments") / "benchmarks" / "gpu-h200.json"
 _SWEEPS = {"comparison": "table1", "ablation": "table2"}  # of public data: each row, two tasks, five folds, three seeds
 _RUNS_OF_A_ROW, _DEVICES = 2 * 5 * 3, 6
 _PLACE = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -38,10 +38,13 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         "networks": lambda: measured.table,
         "metrics": lambda: _markdown(("metric", "definition"), (_definition(metric) for metric in METRICS)),
         "empty-masks": _empty_masks,
-        "public-hours": lambda: _public_hours(measured, steps),
+        "public-hours": lambda: _public_hours(measured, steps, _step_rate(root / _GPU)),
         "speed": lambda: _speed(root / "experiments" / "benchmarks" / "all.json"),
+        "gpu": lambda: _gpu(root / _GPU),
         "lung-box": lambda: _lung_box(root / "experiments" / "lung-box"),
         "recipe": lambda: _recipe(root / "experiments" / "recipe"),
+        "blocks-covid": lambda: _results(root / "experiments" / "table2" / "results-covid8"),
+        "blocks-phantom": lambda: _results(root / "experiments" / "table2" / "results-phantom"),
     }
     files = {root / "experiments" / name: text for name, text in measured.files().items()}
     return files | {root / name: filled((root / name).read_text(encoding="utf-8"), tables) for name in DOCUMENTS}
@@ -57,13 +60,16 @@ def _definition(metric: Metric) -> tuple[str, str]:
     return f"{metric.heading} ({better} is better)", metric.definition.replace("|", "\\|")
 
 
-def _public_hours(measured: networks.Measured, steps: int) -> str:
-    """What the two sweeps compute: forward and backward, twice the multiply-adds each way, three ways in all."""
+def _public_hours(measured: networks.Measured, steps: int, teraflops: float) -> str:
+    """What the two sweeps compute: forward and backward, twice the multiply-adds each way, three ways in all.
+
+    `teraflops`: 10^12 of these operations a second, on each device.
+    """
     rows = []
     for sweep, table in _SWEEPS.items():
         of_table = [row for row in measured.rows if row["table"] == table]
         each = sum(row["multiply_adds"] for row in of_table) * 2 * 3 * measured.batch_size * steps
-        hours = each * _RUNS_OF_A_ROW / (TFLOPS * 1e12 * _DEVICES) / 3600
+        hours = each * _RUNS_OF_A_ROW / (teraflops * 1e12 * _DEVICES) / 3600
         kept = sum(row["parameters"] for row in of_table) * 4 * (3 + 3 + 1) * _RUNS_OF_A_ROW  # last, previous, best
         runs = len(of_table) * _RUNS_OF_A_ROW
         rows.append((sweep, str(runs), f"{each * _RUNS_OF_A_ROW / 1e18:,.0f}", f"{hours:.0f}", f"{kept / 1e9:.0f}"))
@@ -86,6 +92,22 @@ def _recipe(folder: Path) -> str:
         numbers = (f"{float(row[column]):.3f}" for column in ("dice_mean", "dice_seeds_sd"))
         lines.append((row["title"], *numbers, gain, told))
     return _markdown(("part", "Dice, phantoms", "SD over seeds", "gain", "Dice, real scans"), lines)
+
+
+def _results(folder: Path) -> str:
+    """A finished table in short: each row's lesion Dice on the test set, and its difference from the baseline."""
+    statistics = next(one for one in read_json(folder / "statistics.json")["sets"] if one["set"] == "test")
+    against = {one["row"]: one for one in statistics["comparisons"] if one["metric"] == "dice"}
+    lines = []
+    for row in csv_lines(folder / "table.csv"):
+        if row["set"] != "test" or row["structure"] != "lesion":
+            continue
+        cells = [row["title"], *(f"{float(row[f'dice_{part}']):.3f}" for part in ("mean", "sd", "median"))]
+        if compared := against.get(row["method"]):
+            interval = f"{compared['low']:+.3f} to {compared['high']:+.3f}"
+            cells += [f"{compared['difference']:+.3f}", interval, f"{compared['p_holm']:.2f}"]
+        lines.append([*cells, *[""] * (7 - len(cells))])
+    return _markdown(("row", "Dice", "SD", "median", "difference", "95 % interval", "p (Holm)"), lines)
 
 
 def _empty_masks() -> str:
@@ -116,6 +138,30 @@ def _speed(file: Path) -> str:
         figures = (milliseconds(median(own["cpu"])), f"{best['name']}{kind}", f"{median(best['ratio']):.2f}")
         rows.append((contest["contest"], *figures, "; ".join(others)))
     return _markdown(("work", "our CPU ms", "fastest peer", "its CPU time, ours = 1", "the others"), rows)
+
+
+def _gpu(file: Path) -> str:
+    """The training step of a GPU: ours, with each change, and the peers'."""
+    parts = read_json(file)["parts"]
+    together = [*parts["step"]["rows"], *(row for row in parts["compiled"]["rows"] if "compile" in row["way"])]
+    own = float(together[0]["milliseconds"])
+    rows = [
+        (
+            row["way"],
+            f"{row['milliseconds']:.1f}",
+            f"{row['milliseconds'] / own:.2f}",
+            f"{row['teraflops']:.0f}",
+            f"{row['share']:.0%}",
+            f"{row['gigabytes']:.1f}",
+        )
+        for row in sorted(together, key=lambda row: float(row["milliseconds"]))
+    ]
+    return _markdown(("step", "ms", "ours = 1", "TFLOP/s", "of the matrix rate", "GB on top of weights"), rows)
+
+
+def _step_rate(file: Path) -> float:
+    """TFLOP/s of our training step as `train.py` runs it by default."""
+    return float(read_json(file)["parts"]["step"]["rows"][0]["teraflops"])
 
 
 def _lung_box(folder: Path) -> str:

@@ -14,6 +14,7 @@ SUITES = {  # modules with run(cfg)
     "networks": "covidseg.benchmark.networks",
     "statistics": "covidseg.benchmark.statistics",
     "versus": "covidseg.benchmark.versus.run",
+    "gpu": "covidseg.benchmark.gpu.run",
     **dict.fromkeys((*CONTESTS, "all"), "covidseg.benchmark.suite"),
 }
 
