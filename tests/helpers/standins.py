@@ -104,6 +104,16 @@ def folder(root: Path, count: int = 10, table: bool = True) -> Path:
     return root
 
 
+def eight_bit(root: Path, count: int = 6) -> Path:
+    """images/ of grey values from 0 to 255, as teaching sets have them, and lesions/."""
+    for seed in range(count):
+        hu, labels = small_chest(seed)
+        grey = np.clip((hu.astype(np.float32) + 1024) * 255 / 1324, 0, 255).astype(np.uint8)
+        write_volume(root / "images" / f"corona_{seed:02d}.nii.gz", grey)
+        write_volume(root / "lesions" / f"corona_{seed:02d}.nii.gz", (labels == 2).astype(np.uint8))
+    return root
+
+
 def scan(path: Path, seed: int = 60) -> Path:
     """One scan without masks, in the format of its name; a folder of DICOM slices for a name without ending."""
     hu, _ = small_chest(seed)

@@ -33,6 +33,7 @@ def public_data(root: Path) -> Path:
     standins.nnunet(root / "Dataset001_Chest")
     standins.folder(root / "my_scans")
     standins.folder(root / "other_scans", count=4, table=False)
+    standins.eight_bit(root / "coronacases")
     standins.scans(root / "new_scans")
     standins.scan(root / "new_scan.nii.gz")
     standins.scan(root / "scan.nii.gz", seed=70)
