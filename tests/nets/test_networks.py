@@ -244,7 +244,16 @@ def test_a_slot_that_makes_no_block_is_refused(name):
         build_network(name, width={"covidsegnet": 4, "vnet": 2}.get(name, 2), pyramid=torch.nn.Identity())
 
 
-def test_all_large_maps_of_a_channels_last_network_are_channels_last():
+@pytest.fixture
+def two_threads():
+    """With one, torch's own loop takes small convolutions on a CPU, which knows contiguous maps alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_all_large_maps_of_a_channels_last_network_are_channels_last(two_threads):
     """One channel is in both formats at once: without `laid_out` the shortcut's map of it is contiguous."""
     network = build_network("covidsegnet", width=4).to(memory_format=torch.channels_last_3d)
     turned = []
