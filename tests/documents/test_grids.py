@@ -38,9 +38,14 @@ def expected(call):
         return 2
     rows = len(list((EXPERIMENTS / ROWS[call.option("sweep")][0]).glob("*.yaml")))
     seeds = len(call.option("seed", "0,1,2").split(","))
-    folds = len(fold.split(",")) if (fold := call.option("fold")) else FOLDS.get(call.option("data"), 1)
+    folds = len(fold.split(",")) if (fold := call.option("fold")) else _folds(call)
     tasks = len(call.option("task", "lesion" if call.option("sweep") == "recipe" else "lesion,lung").split(","))
     return rows * tasks * seeds * folds
+
+
+def _folds(call):
+    """Those that the command names for its data, or that the data have."""
+    return int(call.option("data.splits.folds") or FOLDS.get(call.option("data"), 1))
 
 
 @pytest.mark.slow
