@@ -46,7 +46,7 @@ status: $(READY)  ## what each run of a sweep is doing
 	$(BIN)/python src/status.py $(ARGS)
 
 ##@ Measure
-benchmark: $(BENCH)/.ready  ## speed beside MONAI, TorchIO and nnU-Net, in an environment of its own; SUITE=loader for one part, versus for accuracy
+benchmark: $(BENCH)/.ready  ## speed beside MONAI, TorchIO and nnU-Net, in an environment of its own; SUITE=loader for one part, gpu for a GPU, versus for accuracy
 	$(BENCH)/bin/python src/benchmark.py $(or $(SUITE),all) $(ARGS)
 
 $(BENCH)/.ready: pyproject.toml constraints.txt

@@ -115,6 +115,24 @@ def test_non_finite_logits_raise(image, value):
         WindowInferer((8, 8, 8), 0.5)(Poisoned(), image, AIR)
 
 
+@pytest.mark.parametrize("memory", [torch.channels_last_3d, torch.contiguous_format])
+def test_windows_come_in_the_layout_of_the_network(image, memory):
+    class Noted(nn.Module):
+        stride = 4
+
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 2, 3, padding=1))
+
+        def forward(self, x):
+            self.strides = x.stride()
+            return self.convolution(x)
+
+    network = Noted().to(memory_format=memory)
+    WindowInferer((8, 8, 8), 0.5)(network, image, AIR)
+    assert (network.strides[1] == 1) is (memory is torch.channels_last_3d)
+
+
 def test_window_off_the_stride_is_refused(image):
     with pytest.raises(ValueError, match=r"window \(8, 8, 6\) is not a multiple of the network's stride \(4, 4, 4\)"):
         WindowInferer((8, 8, 6), 0.5)(Threshold(), image, AIR)

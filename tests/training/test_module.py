@@ -57,6 +57,14 @@ def test_the_network_sees_the_window_as_zero_to_one():
     np.testing.assert_allclose(network.image.numpy(), np.clip((hu + 1000) / 2000, 0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_network_sees_one_channel_in_the_layout_of_its_weights(channels_last):
+    """By its strides, which are what torch goes by: with one channel a tensor is in both layouts."""
+    network = Seen()
+    make(network, channels_last=channels_last).training_step(batch(), 0)
+    assert (network.image.stride(1) == 1) is channels_last
+
+
 def test_the_loss_is_that_of_the_task_s_target():
     network = nn.Conv3d(1, 2, 1)
     task = make(network)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 OURS, OTHER_OF_OURS, USUAL, TUNED = "ours", "ours, another option", "as usually written", "tuned"
 PACKAGES = ("torch", "monai", "torchio", "nnunetv2", "batchgeneratorsv2", "surface-distance", "SimpleITK", "numpy")
 
@@ -73,7 +74,7 @@ def compete(contest: Contest, say: Callable[[str], None] = print) -> tuple[list[
     del found
     present = [outcome for outcome in outcomes if not outcome.absent]
     for turn in range(contest.rounds):
-        for outcome in present[turn % len(present) :] + present[: turn % len(present)]:
+        for outcome in rotated(present, turn):
             cpu, wall = _cpu(), time.perf_counter()
             runs[outcome.name]()
             outcome.wall.append((time.perf_counter() - wall) / contest.units)
@@ -83,6 +84,12 @@ def compete(contest: Contest, say: Callable[[str], None] = print) -> tuple[list[
     for outcome in present:
         outcome.ratio = [cpu / own for cpu, own in zip(outcome.cpu, ours.cpu, strict=True)]
     return outcomes, told
+
+
+def rotated(items: Sequence[T], turn: int) -> list[T]:
+    """All of them, so that another one begins in each turn."""
+    start = turn % len(items)
+    return [*items[start:], *items[:start]]
 
 
 def markdown(title: str, outcomes: Sequence[Outcome], told: str) -> str:

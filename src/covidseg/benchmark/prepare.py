@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from omegaconf import DictConfig
 
 from covidseg.benchmark.contest import OURS, USUAL, Contender, Contest
-from covidseg.benchmark.scans import enlarged, scans
+from covidseg.benchmark.scans import enlarged, scans, write_nifti
 from covidseg.data.datasets import Mask, Source
 from covidseg.data.prepare.case import CaseRequest, build_case
 from covidseg.data.store import LABELS
@@ -28,11 +27,7 @@ def contests(cfg: DictConfig) -> list[Contest]:
     place = folder / f"nifti-{'x'.join(map(str, options.shape_zyx))}"
     files = {name: place / f"{name}.nii.gz" for name in _NAMES}
     for name, array in zip(_NAMES, (image, (labels > 0).astype(np.uint8), (labels == 2).astype(np.uint8)), strict=True):
-        if not files[name].is_file():
-            place.mkdir(parents=True, exist_ok=True)
-            written = sitk.GetImageFromArray(array)
-            written.SetSpacing([float(step) for step in reversed(spacing)])
-            sitk.WriteImage(written, str(files[name]), useCompression=True)
+        write_nifti(files[name], array, spacing)
     out = Path(cfg.output) / "prepared"
     ways = [
         Contender("covidseg (checked and hashed, too)", OURS, lambda: lambda: _ours(files, out)),

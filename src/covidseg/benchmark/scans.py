@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from covidseg.data.store import LABELS
 from covidseg.phantom.make import make_phantom
@@ -57,6 +58,16 @@ def _scan(folder: Path, shape_zyx: tuple[int, ...], number: int) -> Scan:
                 np.save(temporary, array)
     z, y, x = (float(step) for step in np.load(spacing))
     return Scan(f"phantom{number}", place, (z, y, x))
+
+
+def write_nifti(path: Path, array: np.ndarray, spacing_zyx: Sequence[float]) -> None:
+    """An array (z, y, x) as a file that anybody's reader takes; where it lies there already it stays."""
+    if path.is_file():
+        return
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([float(step) for step in reversed(spacing_zyx)])
+    with atomic_path(path, ".nii.gz") as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
 def enlarged(scan: Scan, shape_zyx: Sequence[int]) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 PARTS = ("starting", "preparing", "loader", "copy", "step", "validation", "checkpoint", "evaluating")
+AROUND = ("starting", "preparing", "evaluating")  # the training
+DURING = tuple(part for part in PARTS if part not in AROUND)
 _ADVICE = {  # part -> share of the training from which it is worth a word, and the word
     "loader": (0.10, "the step waits for its data: raise training.loader_threads, or prepare onto a faster disk"),
     "copy": (0.10, "copying to the device holds the step up: lower training.batch_size, or look at the machine"),
@@ -31,6 +33,5 @@ def advice(seconds: Mapping[str, float]) -> list[str]:
     """What to change, where something else than the step takes much of the training; of no seconds, nothing."""
     if not seconds:
         return []
-    around = ("starting", "preparing", "evaluating")
-    training = sum(seconds[part] for part in PARTS if part not in around)
+    training = sum(seconds[part] for part in DURING)
     return [word for part, (share, word) in _ADVICE.items() if training and seconds[part] > share * training]

@@ -1,11 +1,14 @@
 """Times of a device that works behind the host's back, and its memory."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
 import torch
+
+from covidseg.benchmark.contest import rotated
 
 WARM_UP = 3  # runs before the first one that counts: kernels are loaded, cuDNN searches
 
@@ -27,9 +30,9 @@ def in_turns(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, li
     for run in runs.values():
         for _ in range(WARM_UP):
             run()
-    names, taken = list(runs), {name: [] for name in runs}  # type: tuple[list[str], dict[str, list[float]]]
+    taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in rotated(list(runs), turn):
             taken[name].append(_once(runs[name]))
     return taken
 
@@ -37,7 +40,6 @@ def in_turns(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, li
 def peak_gigabytes(run: Callable[[], Any]) -> float | None:
     """What a run holds at its peak beyond what there is before it; None on a CPU, which does not tell."""
     if device().type != "cuda":
-        run()
         return None
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -45,6 +47,17 @@ def peak_gigabytes(run: Callable[[], Any]) -> float | None:
     run()
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
+@contextmanager
+def searching(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try its kernels for each new size, as Lightning's `benchmark` does, or not."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _once(run: Callable[[], Any]) -> float:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 
-from covidseg.benchmark.gpu.clock import device, milliseconds
+from covidseg.benchmark.gpu.clock import device, milliseconds, searching
 from covidseg.benchmark.gpu.sheet import Sheet
+from covidseg.benchmark.gpu.steps import configured
 from covidseg.nets.cost import meta_network
 from covidseg.nets.kernels import attempt, convolutions
 
@@ -22,10 +22,8 @@ _WAYS = {
 
 
 def measured(options: DictConfig, rate: float, has_time: Callable[[], bool]) -> Sheet:
-    """Forward and backward pass of each, the most expensive first; `share` is of all that were measured."""
-    width = [] if options.width is None else [f"model.width={options.width}"]
-    config = hydra.compose("train", [f"model={options.model}", *width])
-    found = convolutions(meta_network(config.model), int(options.batch_size), options.patch_size_zyx)
+    """Forward and backward pass of each, the most expensive first."""
+    found = convolutions(meta_network(configured(options).model), int(options.batch_size), options.patch_size_zyx)
     seconds = partial(_seconds, rounds=int(options.rounds))
     rows: list[dict[str, Any]] = []
     told = []
@@ -67,9 +65,5 @@ def measured(options: DictConfig, rate: float, has_time: Callable[[], bool]) -> 
 
 
 def _seconds(run: Callable[[], object], rounds: int) -> float:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
+    with searching(True):
         return milliseconds(run, rounds, warm_up=2) / 1000
-    finally:
-        torch.backends.cudnn.benchmark = before

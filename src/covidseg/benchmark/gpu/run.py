@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
 
     def rate() -> float:
         if "ceilings" not in book.sheets:
-            book.add("ceilings", lambda: ceilings.measured(options))
+            book.add("ceilings", parts["ceilings"])
         return ceilings.matrix_rate(book.sheets["ceilings"])
 
     parts: dict[str, Callable[[], Sheet]] = {

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from covidseg.benchmark.contest import OTHER_OF_OURS, OURS, TUNED, USUAL
-from covidseg.benchmark.gpu.clock import device, in_turns, milliseconds, peak_gigabytes
+from covidseg.benchmark.gpu.clock import device, in_turns, milliseconds, peak_gigabytes, searching
 from covidseg.benchmark.gpu.sheet import Sheet
 from covidseg.benchmark.networks import all_rows
 from covidseg.config.build import build_network
@@ -39,7 +39,7 @@ class Way:
 
 def ways(options: DictConfig, rate: float) -> Sheet:
     """COVID-SegNet's step, ours and the peers' in turns, as milliseconds and as a share of the matrix rate."""
-    floating = _floating(_config(options, f"model={options.model}").model, options)
+    floating = _floating(configured(options).model, options)
     steps: dict[str, Step] = {}
     rows: list[dict[str, Any]] = []
     told = []
@@ -70,8 +70,7 @@ def ways(options: DictConfig, rate: float) -> Sheet:
 
 def compiled(options: DictConfig, rate: float) -> Sheet:
     """The same step compiled, ours and nnU-Net's, which compiles unless told not to; and what compiling takes."""
-    config = _config(options, f"model={options.model}")
-    floating = _floating(config.model, options)
+    floating = _floating(configured(options).model, options)
     rows: list[dict[str, Any]] = []
     for name, make in (
         ("covidseg", lambda: own_step(options)),
@@ -101,7 +100,7 @@ def rows(options: DictConfig, rate: float, has_time: Callable[[], bool]) -> Shee
         if options.rows and f"{table}/{row}" not in options.rows:
             continue
         chosen = f"experiments/{table}={row}"
-        model = OmegaConf.to_container(_config(options, chosen).model, resolve=True)
+        model = OmegaConf.to_container(configured(options, chosen).model, resolve=True)
         if model in seen:
             continue
         if not has_time():
@@ -119,7 +118,7 @@ def _row(options: DictConfig, chosen: str, rate: float) -> dict[str, Any]:
     try:
         step = own_step(options, chosen, precision="auto")
         taken = milliseconds(step, max(3, int(options.rounds) // 2))
-        floating = _floating(_config(options, chosen).model, options)
+        floating = _floating(configured(options, chosen).model, options)
         return {**_rates(taken, floating, rate), "gigabytes": peak_gigabytes(step)}
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -154,7 +153,7 @@ def _made(options: DictConfig, overrides: Sequence[str], more: dict[str, Any]) -
 
 def own_step(options: DictConfig, *overrides: str, precision: str = "auto", searches: bool = True) -> Step:
     """A step of the suite's own module: the batch as the loader gives it, in pinned memory, to the updated weights."""
-    cfg = _config(options, *([] if _names_model(overrides) else [f"model={options.model}"]), *overrides)
+    cfg = configured(options, *overrides)
     module = build_task(cfg, StopRequest()).to(device()).train()
     optimizer = module.configure_optimizers()["optimizer"]
     image, mask = _patches(options)
@@ -163,7 +162,7 @@ def own_step(options: DictConfig, *overrides: str, precision: str = "auto", sear
 
     def step() -> Tensor:
         batch: Any = {"image": _sent(image), "mask": _sent(mask), "case": [], "step": 0, "part": 0}
-        with _search(searches):
+        with searching(searches):
             optimizer.zero_grad(set_to_none=True)
             with autocast():
                 loss = module.training_step(batch, 0)
@@ -191,7 +190,7 @@ def _nnunet(options: DictConfig, compiles: bool = False) -> Step:
 
     def step() -> Any:
         data, target = _sent(image), _sent(mask)
-        with _search(True):
+        with searching(True):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device().type, enabled=device().type == "cuda"):
                 value = loss(network(data), target)
@@ -217,7 +216,7 @@ def _monai(options: DictConfig, mixed: bool) -> Step:
 
     def step() -> float:
         data, target = _sent(image), _sent(mask)
-        with _search(False):
+        with searching(False):
             optimizer.zero_grad()
             with torch.autocast(device().type, enabled=is_mixed):
                 value = loss(network(data), target)
@@ -234,14 +233,12 @@ def _network(options: DictConfig) -> nn.Module:
     return build_network(options.model, in_channels=1, out_channels=2, **more).to(device()).train()
 
 
-def _config(options: DictConfig, *overrides: str) -> DictConfig:
+def configured(options: DictConfig, *overrides: str) -> DictConfig:
+    """The run of `train.py` at the suite's size, of `gpu.model` where `overrides` name no row of a table."""
+    model = [] if any(one.startswith("experiments/") for one in overrides) else [f"model={options.model}"]
     width = [] if options.width is None else [f"model.width={options.width}"]
     sizes = [f"{key}={list(options.patch_size_zyx)}" for key in ("training.patch_size_zyx", "inference.roi_zyx")]
-    return hydra.compose("train", [*overrides, *width, *sizes, f"training.batch_size={options.batch_size}"])
-
-
-def _names_model(overrides: Sequence[str]) -> bool:
-    return any(override.startswith("experiments/") for override in overrides)
+    return hydra.compose("train", [*model, *overrides, *width, *sizes, f"training.batch_size={options.batch_size}"])
 
 
 def _floating(model: Any, options: DictConfig) -> float:
@@ -285,20 +282,9 @@ def _autocast(precision: str) -> Callable[[], Any]:
     return lambda: torch.autocast("cuda", dtype)
 
 
-@contextmanager
-def _search(wanted: bool) -> Iterator[None]:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
 def _waits(step: Step) -> int | None:
     """How often the host waits for the device in a step; None where nobody counts them."""
     if device().type != "cuda":
-        step()
         return None
     step()  # what is sent once is there
     before = torch.cuda.get_sync_debug_mode()

@@ -1,7 +1,5 @@
 """What a user waits for: a run of `train.py` with its shares of time, and a whole scan from file to file."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,21 +11,20 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from covidseg.benchmark.call import train
 from covidseg.benchmark.gpu.clock import device, peak_gigabytes
 from covidseg.benchmark.gpu.sheet import Sheet
-from covidseg.benchmark.scans import enlarged, scans
+from covidseg.benchmark.scans import enlarged, scans, write_nifti
 from covidseg.data.prepare.grid import Grid
 from covidseg.inference.segmenter import Segmenter, load
 from covidseg.inference.window import air, normalise
-from covidseg.runs.timing import PARTS
+from covidseg.runs.timing import AROUND, DURING
 from covidseg.scans.read import read_scan
 from covidseg.scans.write import write_mask
-from covidseg.system.errors import EnvironmentFault
 from covidseg.system.files import read_json
 
 _ROUNDS = 3
 _OURS, _MONAI, _MONAI_MIXED = "covidseg", "MONAI as usually written", "MONAI, mixed precision"
-_DURING = ("loader", "copy", "step", "validation", "checkpoint")
 
 
 def runs(cfg: DictConfig) -> Sheet:
@@ -36,14 +33,14 @@ def runs(cfg: DictConfig) -> Sheet:
     for model in cfg.gpu.runs.models:
         metrics = read_json(_trained(cfg, model) / "metrics.json")
         seconds, train = metrics["seconds"], metrics["train"]
-        training = sum(seconds[part] for part in _DURING)
-        shares = {part: seconds[part] / training for part in _DURING}
-        around = {part: seconds[part] for part in PARTS if part not in _DURING}
+        training = sum(seconds[part] for part in DURING)
+        shares = {part: seconds[part] / training for part in DURING}
+        around = {part: seconds[part] for part in AROUND}
         rows.append({"run": model, "rate": train["patches_per_second"], **shares, **around})
     columns = {
         "run": ("", "s"),
         "rate": ("patches/s", ",.1f"),
-        **{part: (part, ".1%") for part in _DURING},
+        **{part: (part, ".1%") for part in DURING},
         "starting": ("starting, s", ".1f"),
         "evaluating": ("evaluating, s", ".1f"),
     }
@@ -131,8 +128,8 @@ def _trained(cfg: DictConfig, model: str) -> Path:
     options, place = cfg.gpu, Path(cfg.output).absolute() / "gpu"
     size = list(options.patch_size_zyx)
     steps = int(options.runs.steps)
-    command = [
-        *(sys.executable, "-m", "covidseg.cli.train", f"model={model}", "logger=csv", f"row={model}", "name=gpu"),
+    arguments = [
+        *(f"model={model}", "logger=csv", f"row={model}", "name=gpu"),
         *(f"training.patch_size_zyx={size}", f"inference.roi_zyx={size}", f"training.batch_size={options.batch_size}"),
         *(f"training.max_steps={steps}", f"training.validate_every={steps}", f"training.checkpoint_every={steps}"),
         *(f"data.source.shape_zyx={list(options.runs.shape_zyx)}", f"data.source.count={options.runs.cases}"),
@@ -143,10 +140,7 @@ def _trained(cfg: DictConfig, model: str) -> Path:
         ),
         *([] if options.width is None else [f"model.width={options.width}"]),
     ]
-    place.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    if done.returncode:
-        raise EnvironmentFault("train.py", f"ended with {done.returncode}: {done.stderr[-300:]}", "try it by hand")
+    train(place, *arguments)
     return place / "runs" / "gpu" / model / "lesion" / "seed0"
 
 
@@ -157,13 +151,5 @@ def _scan_file(cfg: DictConfig, place: Path) -> Path:
     if not path.is_file():
         (small,) = scans(Path(cfg.output) / "scans", cfg.gpu.runs.shape_zyx, 1)
         image, _, spacing = enlarged(small, shape)
-        _write(path, image, spacing)
+        write_nifti(path, image, spacing)
     return path
-
-
-def _write(path: Path, image: np.ndarray, spacing_zyx: tuple[float, ...]) -> None:
-    import SimpleITK as sitk
-
-    written = sitk.GetImageFromArray(image)
-    written.SetSpacing(spacing_zyx[::-1])
-    sitk.WriteImage(written, str(path), useCompression=True, compressionLevel=1)
