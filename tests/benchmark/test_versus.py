@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from covidseg.benchmark.versus.job import FACTS, Clock, Job, falling, leave
-from covidseg.benchmark.versus.run import STILL_FALLING, Line
+from covidseg.benchmark.versus.sheet import STILL_FALLING, Line, differences, markdown
 from covidseg.config.paths import ROOT
 from covidseg.system.files import read_json
 
@@ -79,6 +79,26 @@ def test_a_curve_is_thinned_by_means(tmp_path):
     assert len(rows) == 200 and {float(row.split(",")[1]) for row in rows} <= {0.4, 0.6}
     facts = read_json(tmp_path / FACTS)
     assert facts["falling"] == 0.0 and (facts["steps"], facts["patches"]) == (1000, 2000)
+
+
+def test_differences_are_patient_by_patient_and_told_with_their_limits():
+    def line(contender, dice):
+        rows = [
+            {"case": case, "patient": case, "dice": score, "nsd": "", "lesion_f1": "0.5"}
+            for case, score in zip("abcdefgh", dice, strict=True)
+        ]
+        facts = {"falling": 0.0, "patches": 10, "seconds": 5.0, "predicting": 4.0, "peak_bytes": 2e9, "what": "small"}
+        return Line(contender, [facts], rows)
+
+    scores = [0.5, 0.6, 0.7, 0.4, 0.5, 0.6, 0.7, 0.8]
+    behind = [score - 0.1 for score in scores[:-1]] + [0.9]
+    lines = [line("dynunet", behind), line("ours", scores), Line("nnunet", (), (), absent="not installed")]
+    (compared,) = differences(lines)
+    assert compared.difference == pytest.approx((7 * 0.1 - 0.1) / 8) and compared.superiority == 7 / 8
+    assert compared.smallest_p == pytest.approx(2 / 2**8)
+    text = markdown(lines, "2 minutes of training each.")
+    assert "- MONAI's DynUNet, plain loop: +0.075" in text and "better in 88% of 8, p " in text and "0.008" in text
+    assert list(differences([lines[0], lines[2]])) == [], "nothing to compare with"
 
 
 @pytest.mark.slow

@@ -5,10 +5,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import hydra
@@ -19,53 +17,23 @@ from covidseg.benchmark.contest import hardware
 from covidseg.benchmark.versus.curves import draw
 from covidseg.benchmark.versus.export import export
 from covidseg.benchmark.versus.job import CURVE, FACTS, Job
+from covidseg.benchmark.versus.sheet import CONTENDERS, Line, markdown
+from covidseg.benchmark.versus.sheet import plain as plain_lines
 from covidseg.config.paths import ROOT
 from covidseg.data.prepare.run import listing, plain, prepare
 from covidseg.data.protocol import Division
 from covidseg.data.store import PreparedDataset
-from covidseg.evaluation.metrics import METRICS
 from covidseg.nets.cost import meta_network, multiply_adds
 from covidseg.system.errors import BadInput, CovidSegError
 from covidseg.system.files import csv_lines, json_text, read_json, write_text
 
-CONTENDERS = {  # name -> (title, module, package it needs)
-    "ours": ("covidseg, its recipe", "ours", "covidseg"),
-    "nnunet": ("nnU-Net as it plans", "nnunet", "nnunetv2"),
-    "nnunet_ours": ("nnU-Net, our voxels, patch and compute", "nnunet", "nnunetv2"),
-    "dynunet": ("MONAI's DynUNet, plain loop", "dynunet", "monai"),
-}
-SHOWN = ("dice", "nsd", "lesion_f1")
-STILL_FALLING = 0.05  # share of the loss's whole fall that fell to its last fifth
-
-
-@dataclass(frozen=True)
-class Line:
-    """A contender over all folds."""
-
-    contender: str
-    facts: Sequence[dict[str, Any]]  # one for each fold
-    rows: Sequence[dict[str, str]]  # of cases.csv, of all folds
-    curves: Sequence[Sequence[tuple[float, float]]] = ()  # (seconds, loss), one for each fold
-    absent: str = ""
-
-    @property
-    def title(self) -> str:
-        return CONTENDERS[self.contender][0]
-
-    def mean(self, fact: str) -> float:
-        return mean(float(facts[fact]) for facts in self.facts)
-
-    def score(self, metric: str) -> list[float]:
-        """Of the cases where it is defined."""
-        return [float(row[metric]) for row in self.rows if row[metric]]
-
-    @property
-    def converged(self) -> bool:
-        return all(facts["falling"] is not None and facts["falling"] < STILL_FALLING for facts in self.facts)
-
 
 def run(cfg: DictConfig) -> None:
-    """Train, predict and score each contender on each fold; print the table, write it to `cfg.output`."""
+    """Train, predict and score each contender on each fold; print the table, write it to `cfg.output`.
+
+    All contenders of a fold come before the next fold: whatever else the machine does meets all of them, and what has
+    been measured when the command is stopped is of the same patients.
+    """
     options = cfg.versus
     wanted = _wanted(options)
     data = [one for one in HydraConfig.get().overrides.task if one.startswith(("data=", "data.", "paths.data="))]
@@ -78,24 +46,40 @@ def run(cfg: DictConfig) -> None:
     output = Path(cfg.output) / "versus"
     found = listing(plain(training.data))
     scans = export(dataset, found.cases, "lesion", output / "raw")
-    lines = []
-    for contender in wanted:
-        _, _, package = CONTENDERS[contender]
-        if find_spec(package) is None:
-            lines.append(Line(contender, (), (), absent=f"not installed ({package}): pip install -e '.[bench]'"))
-            continue
-        jobs = _jobs(contender, dataset, training, scans, output, options, overrides)
-        for number, job in enumerate(jobs, start=1):
-            _work(job, f"{contender}: {number} of {len(jobs)}")
-        facts = [_facts(Path(job.folder)) for job in jobs]
-        rows = [row for job in jobs for row in _scored(job, data, training)]
-        lines.append(Line(contender, facts, rows, [_curve(job) for job in jobs]))
-        write_text(output / "versus.md", markdown(lines, dataset, options) + "\n")  # what is measured stays
-    numbers = {"hardware": hardware(), "minutes": options.minutes, "data": dataset.folder.name, "lines": _plain(lines)}
+    jobs = {
+        contender: _jobs(contender, dataset, training, scans, output, options, overrides)
+        for contender in wanted
+        if _is_installed(contender)
+    }
+    done: dict[str, list[Job]] = {contender: [] for contender in jobs}
+    told = f"{options.minutes:g} minutes of training each, {dataset.name}, seed {options.seed}; mean over test cases."
+    for number, fold in enumerate(zip(*jobs.values(), strict=True), start=1):
+        for job in fold:
+            _work(job, f"{job.contender}: {number} of {len(jobs[job.contender])}")
+            _scored(job, data, training)
+            done[job.contender].append(job)
+        lines = [_line(contender, done.get(contender), data, training) for contender in wanted]
+        write_text(output / "versus.md", markdown(lines, told) + "\n")  # what is measured stays
+    lines = [_line(contender, done.get(contender), data, training) for contender in wanted]
+    write_text(output / "versus.md", markdown(lines, told) + "\n")
+    numbers = {"hardware": hardware(), "told": told, "data": dataset.folder.name, "lines": plain_lines(lines)}
     write_text(output / "versus.json", json_text(numbers))
     draw({line.title: line.curves for line in lines if line.facts}, output / "versus.png")
-    print(markdown(lines, dataset, options))
+    print(markdown(lines, told))
     print(f"{output}/versus.md, versus.json, versus.png")
+
+
+def _is_installed(contender: str) -> bool:
+    return find_spec(CONTENDERS[contender][2]) is not None
+
+
+def _line(contender: str, jobs: Sequence[Job] | None, data: Sequence[str], training: DictConfig) -> Line:
+    """What the jobs that are done came to; None: the contender's package is missing."""
+    if jobs is None:
+        return Line(contender, (), (), absent=f"not installed ({CONTENDERS[contender][2]}): pip install -e '.[bench]'")
+    facts = [_facts(Path(job.folder)) for job in jobs]
+    rows = [row for job in jobs for row in _scored(job, data, training)]
+    return Line(contender, facts, rows, [_curve(job) for job in jobs])
 
 
 def _wanted(options: DictConfig) -> list[str]:
@@ -200,56 +184,6 @@ def _splits(training: DictConfig) -> list[str]:
     """How the data are divided, so that the scores are of the same sets."""
     splits = training.data.splits
     return [f"data.splits.{key}={splits[key]}" for key in ("test_fraction", "validation_fraction", "folds", "seed")]
-
-
-def markdown(lines: Sequence[Line], dataset: PreparedDataset, options: DictConfig) -> str:
-    """The contenders beside each other; who is not converged is said, and nothing is concluded from it."""
-    titles = {metric.name: metric.heading for metric in METRICS}
-    head = ["contender", *(titles[name] for name in SHOWN), "n", "patches/s", "GB", "s a scan", "loss at the end"]
-    text = [
-        f"{options.minutes:g} minutes of training each, {dataset.name}, seed {options.seed}; mean over test cases.",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---|" + "--:|" * (len(head) - 2) + "---|",
-    ]
-    text += [f"| {' | '.join(_cells(line))} |" for line in lines]
-    text += ["", *(f"- {line.title}: {line.facts[0]['what']}." for line in lines if line.facts)]
-    rising = [line.title for line in lines if line.facts and not line.converged]
-    if rising:
-        text += ["", f"Not converged: {'; '.join(rising)}. Nothing is concluded from how they stand."]
-    return "\n".join(text)
-
-
-def _cells(line: Line) -> list[str]:
-    if line.absent:
-        return [line.title, line.absent, *[""] * (len(SHOWN) + 4)]
-    scores = [line.score(name) for name in SHOWN]
-    tests = len(line.rows)
-    scans = tests / len(line.facts)
-    return [
-        line.title,
-        *(f"{mean(values):.3f}" if values else "-" for values in scores),
-        str(tests),
-        f"{line.mean('patches') / line.mean('seconds'):.2f}",
-        f"{max(facts['peak_bytes'] for facts in line.facts) / 1e9:.1f}",
-        f"{line.mean('predicting') / scans:.1f}",
-        "level" if line.converged else "still falling: not converged",
-    ]
-
-
-def _plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    kept = ("set", "case", "structure", *SHOWN)
-    return [
-        {
-            "contender": line.contender,
-            "title": line.title,
-            "absent": line.absent,
-            "converged": bool(line.facts) and line.converged,
-            "folds": list(line.facts),
-            "cases": [{key: row[key] for key in kept if key in row} for row in line.rows],
-        }
-        for line in lines
-    ]
 
 
 def _curve(job: Job) -> list[tuple[float, float]]:
