@@ -1,3 +1,4 @@
+import base64
 import csv
 import errno
 import json
@@ -6,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -647,3 +649,25 @@ def test_no_map_is_written_unasked(predict, run, write_scan, tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
     assert predict(run=run, input=tmp_path / "scan.nii.gz", output=tmp_path / "out")[0] == 0
     assert not list((tmp_path / "out").glob("*probability*"))
+
+
+def test_a_page_on_request_holds_the_scan_and_its_masks(predict, run, write_scan, tmp_path):
+    """Whole by itself, with the figures; what is in it is on the scan turned to Superior, Posterior, Left."""
+    write_scan(tmp_path / "scan.nii.gz")
+    options = {"input": tmp_path / "scan.nii.gz", "output": tmp_path / "out"}
+    status, _, err = predict(run=run, report="true", **options)
+    assert status == 0, err
+    text = (tmp_path / "out/scan_report.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" class="case"[^>]*>(.*?)</script>', text, re.DOTALL)
+    case = json.loads(data)
+    depth, height, width = case["shape"]
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(case["masks"]["lesion"]["prediction"])), np.uint8)
+    assert case["case"] == "scan" and "lesion ml" in text and "Research use only" in text
+    shown = np.unpackbits(bits, count=depth * height * width).sum() * np.prod(case["spacing"]) / 1000
+    figures = read_json(tmp_path / "out/scan_quantities.json")["figures"]
+    assert shown == pytest.approx(figures["lesion_ml"], rel=0.05)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    assert "scan_report.html" in read_json(tmp_path / "out/predictions.json")["cases"]["scan"]["files"]
+    status, out, _ = predict(run=run, report="true", **options)
+    assert status == 0 and "segmented" not in out, "done before"
+    assert predict(run=run, **options)[0] == 2, "without the page it is other work, as with probabilities"

@@ -7,6 +7,7 @@ from covidseg.evaluation.agreement import Volumes, volume_agreement
 from covidseg.evaluation.comparison import RowScores, compare_all
 from covidseg.figures import overlays as figures
 from covidseg.figures import surfaces
+from covidseg.figures.palette import METHOD_COLOURS, REFERENCE_COLOUR
 from covidseg.runs.slices import Slice
 
 SPACING = (2.0, 0.5, 1.5)
@@ -70,7 +71,7 @@ def test_contours_are_drawn_in_both_colours_at_the_right_aspect(kept, tmp_path):
     colours(figure, tmp_path)
     axes = figure.axes[0]
     drawn = [to_hex(contour.get_edgecolor()[0]) for contour in axes.collections]
-    assert drawn == [figures.PREDICTION_COLOUR, figures.REFERENCE_COLOUR]
+    assert drawn == [figures.PREDICTION_COLOUR, REFERENCE_COLOUR]
     assert axes.get_title() == "UNet4  0.500" and figure.axes[1].get_title() == "FV"
     assert axes.get_aspect() == 1
     left, right, bottom, top = axes.images[0].get_extent()
@@ -97,18 +98,18 @@ def test_scores_and_differences_are_drawn(tmp_path):
     rows = {name: dict(enumerate(rng.uniform(0.4, 0.9, 8))) for name in ("a", "b", "c")}
     figure = figures.scores_figure({name: list(own.values()) for name, own in rows.items()}, {"a": 0.7}, "Dice")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a  (n=8)", "b  (n=8)", "c  (n=8)"]
-    assert has(colours(figure, tmp_path), figures.PALETTE[0])
+    assert has(colours(figure, tmp_path), METHOD_COLOURS[0])
     scored = {name: RowScores({0: own}) for name, own in rows.items()}
     found = compare_all({"dice": scored}, [("b", "a"), ("c", "a")], {case: case for case in range(8)})
     figure = figures.differences_figure(found, {"a": "UNet4"}, "Dice")
     assert "UNet4" in figure.axes[0].get_xlabel()
-    assert has(colours(figure, tmp_path), figures.PALETTE[0])
+    assert has(colours(figure, tmp_path), METHOD_COLOURS[0])
     others = compare_all({"dice": scored}, [("b", "a"), ("c", "b")], {case: case for case in range(8)})
     names = [label.get_text() for label in figures.differences_figure(others, {}, "Dice").axes[0].get_yticklabels()]
     assert names == ["b - a  (n=8)", "c - b  (n=8)"]
     one = {name: RowScores({0: {"p": value}}) for name, value in (("a", 0.5), ("b", 0.6))}
     single = compare_all({"dice": one}, [("b", "a")], {"p": "p"})  # one case: no interval, still a point
-    assert has(colours(figures.differences_figure(single, {}, "Dice"), tmp_path), figures.PALETTE[0])
+    assert has(colours(figures.differences_figure(single, {}, "Dice"), tmp_path), METHOD_COLOURS[0])
 
 
 def test_volumes_against_each_other_are_drawn_with_bias_and_limits(tmp_path):
@@ -125,7 +126,7 @@ def test_volumes_against_each_other_are_drawn_with_bias_and_limits(tmp_path):
     heights = [line.get_ydata()[0] for line in first.lines[1:4]]
     assert heights == [shown[0].agreement.bias, shown[0].agreement.low, shown[0].agreement.high]
     assert len(second.lines) == 3  # points, bias, zero: one case has no limits
-    assert has(colours(figure, tmp_path), figures.REFERENCE_COLOUR)
+    assert has(colours(figure, tmp_path), REFERENCE_COLOUR)
 
 
 def test_curves_skip_what_was_not_logged(tmp_path):

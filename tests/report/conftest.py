@@ -1,23 +1,19 @@
-"""Run folders as training leaves them, with scores drawn instead of trained."""
+"""Run folders as training leaves them, with scores drawn instead of trained; a browser to look at their page with."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
 
-from covidseg.evaluation.metrics import METRICS, case_metrics
 from covidseg.evaluation.results import COLUMNS, summarise_sets
 from covidseg.runs.folder import RunFolder
 from covidseg.runs.slices import Slice
 from covidseg.system.files import write_csv, write_json
-
-SPACING = (2.5, 1.5, 1.5)
-
-
-def case_row(case, structure, prediction, reference, set_name="test", patient=None):
-    scores = case_metrics(prediction, reference, SPACING, 3.0)
-    reasons = "; ".join(f"{name}: {why}" for name, why in scores.pop("undefined").items())
-    identity = {"case": case, "patient": patient or case, "site": "A", "set": set_name, "structure": structure}
-    columns = {metric.column: scores[metric.name] for metric in METRICS}
-    return {key: ({**identity, **scores, **columns, "undefined": reasons})[key] for key in COLUMNS}
+from scored import SPACING, case_row
 
 
 def block(shape, corner, size):
@@ -91,3 +87,53 @@ def write_unfinished(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if not shutil.which("chromium") and os.environ.get("COVIDSEG_INSTALL_CHROMIUM") == "1":
+        install = "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium"
+        subprocess.run(["bash", "-c", install], capture_output=True, timeout=600)
+    if not shutil.which("chromium"):
+        pytest.skip("chromium is not installed (COVIDSEG_INSTALL_CHROMIUM=1 installs Debian's package)")
+
+    def show(file, *options):
+        """(the document as the browser sees it in the end, what it said)"""
+        profile = f"--user-data-dir={file.parent / 'profile'}"
+        quiet = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=20000",
+            "--enable-logging=stderr",
+        ]
+        command = ["chromium", *quiet, profile, *options, "--dump-dom", file.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout, said
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("axe")
+    fetch = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        folder,
+        "axe-core-python==0.1.0",
+    ]
+    subprocess.run(fetch, capture_output=True, timeout=120)
+    wheels = list(folder.glob("*.whl"))
+    if not wheels:
+        pytest.skip("axe-core cannot be fetched here")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith("axe.min.js")]
+        return wheel.read(name).decode()

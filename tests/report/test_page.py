@@ -3,18 +3,14 @@
 COVIDSEG_INSTALL_CHROMIUM=1 lets the tests install Debian's package; axe-core is fetched from a wheel that holds it.
 """
 
-import json
-import os
 import re
-import shutil
 import subprocess
-import sys
-import zipfile
 from html import escape
 
 import numpy as np
 import pytest
 
+from browser import answer, without_policy
 from covidseg import report
 from covidseg.evaluation.comparison import RowScores, compare_all
 from covidseg.report.table import Block, blocks
@@ -44,33 +40,6 @@ frame.srcdoc = document.querySelector('template').innerHTML;
 """
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if not shutil.which("chromium") and os.environ.get("COVIDSEG_INSTALL_CHROMIUM") == "1":
-        install = "apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium"
-        subprocess.run(["bash", "-c", install], capture_output=True, timeout=600)
-    if not shutil.which("chromium"):
-        pytest.skip("chromium is not installed (COVIDSEG_INSTALL_CHROMIUM=1 installs Debian's package)")
-
-    def show(file, *options):
-        """(the document as the browser sees it in the end, what it said)"""
-        profile = f"--user-data-dir={file.parent / 'profile'}"
-        quiet = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=20000",
-            "--enable-logging=stderr",
-        ]
-        command = ["chromium", *quiet, profile, *options, "--dump-dom", file.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout, said
-
-    return show
-
-
 @pytest.fixture
 def page(write_run, tmp_path):
     """A table with everything on it: both structures, two sets, seeds, contours, gaps, a hostile name."""
@@ -83,15 +52,6 @@ def page(write_run, tmp_path):
     results.titles["my_row"] = HOSTILE
     report.write(results, tmp_path / "out")
     return tmp_path / "out" / "report.html"
-
-
-def answer(text):
-    return json.loads(re.search(r'<pre id="answer">(.*?)</pre>', text, re.DOTALL)[1].replace("&amp;", "&"))
-
-
-def without_policy(page):
-    """The page as a script of the test may look at it."""
-    return re.sub(r"<meta http-equiv=.*?>", "", page.read_text(encoding="utf-8"))
 
 
 def test_the_page_says_nothing_and_asks_for_nothing(chromium, page):
@@ -115,29 +75,6 @@ def test_it_fits_and_scrolls_where_it_does_not(chromium, page, width, tmp_path):
         assert not [name for name in found["cut"] if name.startswith(("Table II", "Differences", "Cases"))]
     else:
         assert found["cut"]  # a region of its own scrolls, with the method's name in sight, and not the page
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("axe")
-    fetch = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        folder,
-        "axe-core-python==0.1.0",
-    ]
-    subprocess.run(fetch, capture_output=True, timeout=120)
-    wheels = list(folder.glob("*.whl"))
-    if not wheels:
-        pytest.skip("axe-core cannot be fetched here")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        (name,) = [name for name in wheel.namelist() if name.endswith("axe.min.js")]
-        return wheel.read(name).decode()
 
 
 @pytest.mark.parametrize("theme", [(), ("--force-dark-mode",)], ids=["light", "dark"])

@@ -19,6 +19,7 @@ DEFAULTS = {
     "metrics": ["dice"],
     "results": "results",
     "pictures": True,
+    "cases": "all",
 }
 
 
@@ -85,6 +86,7 @@ def test_pairs_metrics_and_baseline_are_what_was_asked_for(three_rows):
         ({"results": "../elsewhere"}, "is no name of a folder"),
         ({"results": "a/b"}, "is no name of a folder"),
         ({"results": ""}, "is no name of a folder"),
+        ({"cases": "chose"}, "cases=chose: is no choice of cases -> did you mean chosen?"),
         ({"pictures": "no"}, "pictures=no: is neither true nor false"),
         ({"part": "ranks"}, "there is no such part -> did you mean ranking?"),
     ],

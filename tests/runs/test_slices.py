@@ -3,8 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from covidseg.data.prepare.grid import Grid
 from covidseg.evaluation.structures import Structure, Task
+from covidseg.runs import predictions
 from covidseg.runs.slices import Slice, keeping_slices, shown_cases
+from covidseg.scans.geometry import Geometry
 
 LESION = Task("lesion", 2, (0, 0, 1), {"lesion": Structure((1,), (2,), 3.0)})
 LUNG = Task("lung", 2, (0, 1, 1), {"lung": Structure((1,), (1, 2), 1.0)})
@@ -15,7 +18,8 @@ def case(name, lesion_ml, annotated=("lung", "lesion")):
     mask = np.zeros((3, 6, 6), np.uint8)
     mask[1, 1:5, 1:5] = 1
     mask[1, 2:4, 2:4] = 2
-    grid = SimpleNamespace(labels=lambda classes: classes, spacing_zyx=(5.0, 1.0, 1.0))
+    native = Geometry(mask.shape, (5.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    grid = Grid(native, tuple((0, size) for size in mask.shape), mask.shape, native.spacing_zyx)
     volumes = {"lung": 4000.0} | ({"lesion": lesion_ml} if "lesion" in annotated else {})
     image = np.full(mask.shape, -800, np.int16)
     return SimpleNamespace(id=name, annotated=annotated, info={"volume_ml": volumes}, grid=grid, image=image, mask=mask)
@@ -45,3 +49,5 @@ def test_segmenting_keeps_slices_and_changes_nothing(task, size, tmp_path):
     kept = Slice.load(path)
     assert path.name == f"shown_{task.name}.npz"
     assert (kept.z, kept.reference.sum(), kept.prediction.sum()) == (1, size, 1)
+    masks = {path.stem: predictions.load(path) for path in (tmp_path / predictions.FOLDER).iterdir()}
+    assert masks.keys() == {"shown", "hidden"} and masks["hidden"][task.name].sum() == 1, "of every case"

@@ -35,12 +35,14 @@ def main(cfg: DictConfig) -> None:
         option = next((name for name in ("input", "output") if cfg[name] is None), "run")
         raise BadInput(option, "is empty", f"{option}=<{'run folder' if option == 'run' else 'path'}>")
     overwrite, recursive = switch(cfg, "overwrite"), switch(cfg.reading, "recursive", "reading.recursive")
-    maps = switch(cfg, "probabilities")
+    maps, page = switch(cfg, "probabilities"), _page if switch(cfg, "report") else None
     given = Path(str(cfg.input))
     sources = find_scans(given, recursive, reading.get("series"))
     inference = inference_options(cfg.inference)
     segmenters = by_structures([load(str(run), cfg.checkpoint, cfg.device, **inference) for run in runs])
-    predictor = Predictor(segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading, maps)
+    predictor = Predictor(
+        segmenters, str(cfg.output), cfg.extension, cfg.consolidation_hu, overwrite, reading, maps, page
+    )
     predictor.check(sources, given, sources.deep)
     for line in (*_averaged(segmenters), *_slow(segmenters), *_passed_over(sources)):
         console.print(line)
@@ -80,6 +82,14 @@ def main(cfg: DictConfig) -> None:
         environment = any(isinstance(error, EnvironmentFault) for error in failures.values())
         kind = EnvironmentFault if environment else BadInput
         raise kind("input", wrong, f"{FAILURES} in the output folder says why")
+
+
+def _page(segmented: Any, notes: Sequence[str]) -> str:
+    """The page of a scan that was segmented just now."""
+    from covidseg.report.viewer.scan import scan_page
+
+    scan = segmented.opened.scan
+    return scan_page(segmented.opened.source.id, scan.voxels, scan.geometry, segmented.masks, segmented.figures, notes)
 
 
 def inference_options(config: DictConfig) -> dict[str, Any]:

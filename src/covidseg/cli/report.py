@@ -18,7 +18,9 @@ def report(cfg: DictConfig) -> None:
 
     rows = row_folders(cfg.paths.experiments)
     request = Request.of(as_dict(cfg))
-    folder = make_report(str(cfg.table), Path(cfg.paths.runs), Path(cfg.paths.results), rows, request=request)
+    folder = make_report(
+        str(cfg.table), Path(cfg.paths.runs), Path(cfg.paths.results), rows, request=request, data=str(cfg.paths.data)
+    )
     for written in (folder / "report.html", *sorted((folder / "figures").glob("contours*.png"))):
         print(written)
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from covidseg.figures.palette import METHOD_COLOURS, REFERENCE_COLOUR, colours
 from covidseg.figures.surfaces import VIEWS, render
 from covidseg.runs.slices import Slice
 from covidseg.scans.geometry import triple
@@ -32,10 +33,8 @@ WINDOWS = {  # name -> (level, width) in HU, as viewers offer them; the last one
     "mediastinum": (40.0, 400.0),
     "training": (sum(WINDOW_HU) / 2, WINDOW_HU[1] - WINDOW_HU[0]),
 }
-REFERENCE_COLOUR = "#ff2d20"  # red, as in the paper
-PREDICTION_COLOUR = "#19d3ff"
+PREDICTION_COLOUR = METHOD_COLOURS[2]  # where there is one method
 INK, MUTED, RULE, FILL = "#1f2933", "#7b8794", "#d9dee3", "#dbe7f3"
-PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f", "#d62728")
 _DPI = 150
 _MARGIN_MM = 15.0  # shown around the masks
 _SMALLEST_MM = 90.0  # side of the smallest field of view
@@ -48,11 +47,14 @@ def save(figure: Figure, path: Path | str) -> Path:
     return Path(path)
 
 
-def contour_figure(slices: Mapping[str, Slice], dice: Mapping[str, float | None]) -> Figure:
+def contour_figure(
+    slices: Mapping[str, Slice], dice: Mapping[str, float | None], colour: Mapping[str, str] | None = None
+) -> Figure:
     """One panel for each method: the contours of the reference (red) and of its prediction on the same slice.
 
-    `slices`: method -> `Slice` of one case and structure; `dice`: method -> whole-volume Dice of that case. Pixels have
-    their size in mm; the patient's right is on the left, as radiologists look at it.
+    `slices`: method -> `Slice` of one case and structure; `dice`: method -> whole-volume Dice of that case; `colour`:
+    method -> that of its prediction. Pixels have their size in mm; the patient's right is on the left, as radiologists
+    look at it.
     """
     kept = list(slices.values())
     rows_mm, columns_mm = _field_of_view([one.reference | one.prediction for one in kept], kept[0].spacing_yx)
@@ -63,7 +65,7 @@ def contour_figure(slices: Mapping[str, Slice], dice: Mapping[str, float | None]
     figure = _figure(columns * width, rows * height + 0.6)
     for position, (method, one) in enumerate(slices.items(), start=1):
         axes = figure.add_subplot(rows, columns, position)
-        draw_slice(axes, one)
+        draw_slice(axes, one, (colour or {}).get(method, PREDICTION_COLOUR))
         axes.set(xlim=columns_mm, ylim=rows_mm[::-1])
         score = dice.get(method)
         axes.set_title(method if score is None else f"{method}  {score:.3f}", fontsize=9, color=INK)
@@ -72,13 +74,18 @@ def contour_figure(slices: Mapping[str, Slice], dice: Mapping[str, float | None]
     figure.suptitle(f"{title}{separator}(Dice of the whole volume)", fontsize=10, color=INK)
     lines = [
         Line2D([], [], color=REFERENCE_COLOUR, label="reference"),
-        Line2D([], [], color=PREDICTION_COLOUR, label="prediction"),
+        Line2D(
+            [],
+            [],
+            color=MUTED if colour else PREDICTION_COLOUR,
+            label="prediction, by method" if colour else "prediction",
+        ),
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def draw_slice(axes: Axes, kept: Slice) -> None:
+def draw_slice(axes: Axes, kept: Slice, prediction_colour: str = PREDICTION_COLOUR) -> None:
     """The CT slice in the lung window with both contours, axes in mm."""
     height, width = (size * step for size, step in zip(kept.image.shape, kept.spacing_yx, strict=True))
     low, high = WINDOW_HU
@@ -88,7 +95,7 @@ def draw_slice(axes: Axes, kept: Slice) -> None:
     y, x = (
         (np.arange(-1, size + 1) + 0.5) * step for size, step in zip(kept.image.shape, kept.spacing_yx, strict=True)
     )
-    for mask, colour in ((kept.prediction, PREDICTION_COLOUR), (kept.reference, REFERENCE_COLOUR)):
+    for mask, colour in ((kept.prediction, prediction_colour), (kept.reference, REFERENCE_COLOUR)):
         if mask.any():
             axes.contour(x, y, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
     axes.set(xticks=[], yticks=[])
@@ -135,7 +142,7 @@ def scores_figure(scores: Mapping[str, Sequence[float]], paper: Mapping[str, flo
     jitter = np.random.default_rng(0)
     for position, values in enumerate(shown.values()):
         spread = jitter.uniform(-0.17, 0.17, len(values))
-        axes.plot(values, position + spread, "o", color=PALETTE[0], markersize=3, alpha=0.55, markeredgewidth=0)
+        axes.plot(values, position + spread, "o", color=METHOD_COLOURS[0], markersize=3, alpha=0.55, markeredgewidth=0)
         if len(values):
             axes.plot(values.mean(), position, "|", color=REFERENCE_COLOUR, markersize=15, markeredgewidth=2)
     for position, row in enumerate(shown):
@@ -147,7 +154,7 @@ def scores_figure(scores: Mapping[str, Sequence[float]], paper: Mapping[str, flo
     _plain(axes)
     keys = [
         Patch(facecolor=FILL, edgecolor=MUTED, label="quartiles, median"),
-        Line2D([], [], color=PALETTE[0], marker="o", linestyle="", markersize=3, label="a case"),
+        Line2D([], [], color=METHOD_COLOURS[0], marker="o", linestyle="", markersize=3, label="a case"),
         Line2D([], [], color=REFERENCE_COLOUR, marker="|", linestyle="", markersize=10, label="mean"),
     ]
     if paper.keys() & shown.keys():
@@ -169,8 +176,8 @@ def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str,
         if found.detectable is not None:
             axes.barh(position, 2 * found.detectable, left=-found.detectable, height=0.5, color="#eef0f2", zorder=0)
         if found.low is not None and found.high is not None:
-            axes.plot([found.low, found.high], [position, position], color=PALETTE[0], linewidth=2.2, zorder=2)
-        axes.plot(found.difference, position, "o", color=PALETTE[0], markersize=6, zorder=3)
+            axes.plot([found.low, found.high], [position, position], color=METHOD_COLOURS[0], linewidth=2.2, zorder=2)
+        axes.plot(found.difference, position, "o", color=METHOD_COLOURS[0], markersize=6, zorder=3)
         told = f"{found.difference:+.3f}" + ("" if found.p_holm is None else f"   p {found.p_holm_text}")
         axes.text(1.01, position, told, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
     axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
@@ -187,7 +194,7 @@ def differences_figure(comparisons: "Sequence[Comparison]", titles: Mapping[str,
     axes.set_xlabel(f"{metric}: difference{against} on the same cases", fontsize=9)
     _plain(axes)
     keys = [
-        Line2D([], [], color=PALETTE[0], marker="o", label="mean, 95 % interval"),
+        Line2D([], [], color=METHOD_COLOURS[0], marker="o", label="mean, 95 % interval"),
         Patch(color="#eef0f2", label="less than this test detects with 80 % power, corrected"),
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
@@ -204,7 +211,9 @@ def agreement_figure(volumes: "Sequence[Volumes]", titles: Mapping[str, str], st
         axes = figure.add_subplot(rows, columns, position, sharex=first, sharey=first)
         first = first or axes
         predicted, reference = np.array(one.prediction_ml), np.array(one.reference_ml)
-        axes.plot((predicted + reference) / 2, predicted - reference, "o", color=PALETTE[0], markersize=3, alpha=0.7)
+        axes.plot(
+            (predicted + reference) / 2, predicted - reference, "o", color=METHOD_COLOURS[0], markersize=3, alpha=0.7
+        )
         found = one.agreement
         axes.axhline(found.bias, color=REFERENCE_COLOUR, linewidth=1.2)
         for limit in (found.low, found.high):
@@ -228,7 +237,7 @@ def calibration_figure(reliabilities: "Mapping[str, Reliability]", structure: st
     figure = _figure(5.2, 3.8)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
-    for colour, (method, one) in zip(_cycled(len(reliabilities)), reliabilities.items(), strict=True):
+    for colour, (method, one) in zip(colours(len(reliabilities)), reliabilities.items(), strict=True):
         predicted, found = one.curve()
         axes.plot(predicted, found, color=colour, marker="o", markersize=3, linewidth=1.2, label=method)
     axes.set(xlim=(0, 1), ylim=(0, 1))
@@ -248,7 +257,7 @@ def curves_figure(curves: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
     figure = _figure(4.6 * len(metrics), 3.6)
     for position, metric in enumerate(metrics, start=1):
         axes = figure.add_subplot(1, len(metrics), position)
-        for colour, runs in zip(_cycled(len(curves)), curves.values(), strict=True):
+        for colour, runs in zip(colours(len(curves)), curves.values(), strict=True):
             for run in runs:
                 if metric not in run:
                     continue
@@ -259,7 +268,7 @@ def curves_figure(curves: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
         axes.set_xlabel("optimiser step", fontsize=9)
         axes.set_title(metric, fontsize=10, color=INK)
         _plain(axes)
-    keys = [Line2D([], [], color=colour, label=row) for colour, row in zip(_cycled(len(curves)), curves, strict=True)]
+    keys = [Line2D([], [], color=colour, label=row) for colour, row in zip(colours(len(curves)), curves, strict=True)]
     figure.legend(handles=keys, loc="outside right center", frameon=False, fontsize=8)
     return figure
 
@@ -297,10 +306,6 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=8, length=0, axis="both")
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _cycled(count: int) -> list[str]:
-    return [PALETTE[index % len(PALETTE)] for index in range(count)]
 
 
 def _running_median(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from covidseg.data.store import LABELS, PreparedCase, whole_ml
-from covidseg.figures.overlays import INK, MUTED, REFERENCE_COLOUR, save
+from covidseg.figures.overlays import INK, MUTED, save
+from covidseg.figures.palette import REFERENCE_COLOUR
 
 LUNG_COLOUR = "#4aa3ff"
 PLANES = ("axial", "coronal", "sagittal")

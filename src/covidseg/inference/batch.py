@@ -1,10 +1,10 @@
 """Masks and figures for scans that have none yet: one scan or thousands, resumable, by a manifest instead of trust.
 
 An output folder holds `<case>_<structure>.nii.gz` and `<case>_quantities.json` for each case, on request
-`<case>_<structure>_probability.nii.gz`, `quantities.csv` for all of them, `predictions.json` (the manifest) and
-`failures.csv` (what was refused). A case counts as done when the manifest says so for the very same voxels, weights and
-settings and its files still have their hashes; a name proves nothing. Several processes may share a folder: the
-manifest is read and written back under a lock.
+`<case>_<structure>_probability.nii.gz` and `<case>_report.html`, `quantities.csv` for all of them, `predictions.json`
+(the manifest) and `failures.csv` (what was refused). A case counts as done when the manifest says so for the very same
+voxels, weights and settings and its files still have their hashes; a name proves nothing. Several processes may share a
+folder: the manifest is read and written back under a lock.
 """
 
 import json
@@ -37,7 +37,7 @@ from covidseg.scans.read import ALL_SERIES, Scan, ScanSource, read_scan
 from covidseg.scans.write import DICOM_SEG, MASK_FORMATS, SLICER_SEG, write_mask, write_probability
 from covidseg.scans.write_dicom import require_highdicom
 from covidseg.system.errors import BadInput
-from covidseg.system.files import sha256, sweep_temporaries, write_csv, write_json
+from covidseg.system.files import sha256, sweep_temporaries, write_csv, write_json, write_text
 from covidseg.system.locks import locked
 
 MANIFEST, FAILURES, TABLE, LOCK = "predictions.json", "failures.csv", "quantities.csv", ".predictions.lock"
@@ -82,7 +82,8 @@ class Segmented:
 class Predictor:
     """Applies trained runs to scans, and keeps the books of one output folder.
 
-    `reading`: arguments of `read_scan`. Raises `BadInput` where two runs segment the same structure, for a
+    `reading`: arguments of `read_scan`; `report`: makes the HTML page of a scan and what was noted of it, None: no page
+    is asked for. Raises `BadInput` where two runs segment the same structure, for a
     `consolidation_hu` that is no number, where `output` is no folder, where its manifest is damaged, or where it holds
     a table that no manifest tells to be this command's.
     """
@@ -96,6 +97,7 @@ class Predictor:
         overwrite: bool = False,
         reading: Mapping[str, Any] | None = None,
         probabilities: bool = False,
+        report: Callable[["Segmented", Sequence[str]], str] | None = None,
     ):
         if not segmenters:
             raise BadInput("run", "there is none", "give a run folder")
@@ -103,7 +105,7 @@ class Predictor:
             raise BadInput(f"consolidation_hu={consolidation_hu}", "is no number of HU", "consolidation_hu=-300")
         self.segmenters, self.output, self.overwrite = segmenters, Path(output), overwrite
         self.extension, self.consolidation_hu, self.reading = extension, consolidation_hu, reading or {}
-        self.probabilities = probabilities
+        self.probabilities, self.report = probabilities, report
         if extension not in MASK_FORMATS:
             raise BadInput(f"extension={extension}", "is no format of a mask", f"one of {', '.join(MASK_FORMATS)}")
         if extension == DICOM_SEG:
@@ -245,6 +247,8 @@ class Predictor:
                     )
                 for name, probability in segmented.probabilities.items():
                     write_probability(files[f"{name}_probability"], probability, scan.geometry, overwrite=True)
+                if self.report:
+                    write_text(files["report"], self.report(segmented, notes))
                 write_json(files["quantities"], page)
             with self._locked_manifest() as manifest:
                 manifest[case] = {"request": request, "files": {file.name: sha256(file) for file in files.values()}}
@@ -303,7 +307,8 @@ class Predictor:
         suffix = _OF_PROBABILITIES.get(self.extension, self.extension)
         names = self.structures if self.probabilities else ()
         maps = {f"{name}_probability": self.output / f"{case}_{name}_probability{suffix}" for name in names}
-        return {**masks, **maps, "quantities": self.output / f"{case}_quantities.json"}
+        pages = {"report": self.output / f"{case}_report.html"} if self.report else {}
+        return {**masks, **maps, **pages, "quantities": self.output / f"{case}_quantities.json"}
 
     def _refuse_existing(self, files: Iterable[Path]) -> None:
         if self.overwrite:

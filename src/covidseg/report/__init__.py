@@ -18,6 +18,7 @@ from covidseg.report.request import Request
 from covidseg.report.section import Section
 from covidseg.report.sections import brief, sections
 from covidseg.report.table import Block, blocks, paper_lawbreakers
+from covidseg.report.viewer.pages import viewed
 from covidseg.system.files import write_csv, write_json, write_text
 
 __all__ = ["TableResults", "collect", "make_report", "print_table", "summary_rows", "write"]
@@ -30,25 +31,27 @@ def make_report(
     experiments: Sequence[Path] = (),
     console: Console | None = None,
     request: Request | None = None,
+    data: Path | str = "data",
 ) -> Path:
     """Collect `runs/<table>`, write `<results_root>/<table>/<results>`, print the table; returns the results' folder.
 
-    `experiments`: folders that define which rows the table should have (`paths.row_folders`). Raises `BadInput` where
-    the request names a row that the table does not have, before anything is written.
+    `experiments`: folders that define which rows the table should have (`paths.row_folders`); `data`: where prepared
+    cases lie, for the viewer. Raises `BadInput` where the request names a row that the table does not have, before
+    anything is written.
     """
     request = request or Request()
     results = collect(Path(runs) / table, experiments)
     found = blocks(results, request)
     folder = Path(results_root) / table / request.results
-    _write(results, found, folder, request)
+    _write(results, found, folder, request, data)
     _print(brief(results, found, request), console or Console())
     return folder
 
 
-def write(results: TableResults, folder: Path | str, request: Request | None = None) -> None:
+def write(results: TableResults, folder: Path | str, request: Request | None = None, data: Path | str = "data") -> None:
     """Write every file of the report into `folder`; figures that the runs have nothing for are left out."""
     request = request or Request()
-    _write(results, blocks(results, request), Path(folder), request)
+    _write(results, blocks(results, request), Path(folder), request, data)
 
 
 def print_table(results: TableResults, console: Console | None = None) -> None:
@@ -61,7 +64,7 @@ def summary_rows(results: TableResults) -> list[dict[str, Any]]:
     return text.csv_rows(blocks(results))
 
 
-def _write(results: TableResults, found: Sequence[Block], folder: Path, request: Request) -> None:
+def _write(results: TableResults, found: Sequence[Block], folder: Path, request: Request, data: Path | str) -> None:
     shown = sections(results, found)
     write_csv(folder / "table.csv", text.csv_rows(found), text.CSV_COLUMNS)
     write_csv(folder / "cases.csv", _case_rows(results), ("row", "task", "seed", "fold", *COLUMNS))
@@ -71,7 +74,8 @@ def _write(results: TableResults, found: Sequence[Block], folder: Path, request:
     for old in (folder / "figures").glob("*.png"):
         old.unlink()  # of rows or cases that are no longer in the table
     drawn = pictures.draw(results, found, folder / "figures", voxels=request.pictures)
-    write_text(folder / "report.html", page.html(results.title, shown, drawn))
+    insert = viewed(results, found, folder, request.cases if request.pictures else "none", data)
+    write_text(folder / "report.html", page.html(results.title, shown, drawn, insert))
 
 
 def _print(shown: Sequence[Section], console: Console) -> None:

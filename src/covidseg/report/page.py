@@ -1,4 +1,4 @@
-"""The report as one HTML file: pictures inside it, no script, nothing fetched, every text escaped.
+"""The report as one HTML file: pictures inside it, nothing fetched, every text escaped, no script but the viewer's.
 
 Light and dark as the reader's system is, readable from a telephone to paper, by keyboard and by screen reader.
 """
@@ -60,8 +60,20 @@ class Picture:
     key: str = ""
 
 
-def html(title: str, sections: Sequence[Section], pictures: Sequence[Picture] = ()) -> str:
-    """The page."""
+@dataclass(frozen=True)
+class Insert:
+    """HTML that another module made: a section with its own script, which the `policy` allows, and its style."""
+
+    content: str
+    style: str
+    policy: str
+    title: str = "Case by case"
+
+
+def html(
+    title: str, sections: Sequence[Section], pictures: Sequence[Picture] = (), insert: Insert | None = None
+) -> str:
+    """The page; the `insert` stands below the contents."""
     keys = {section.key for section in sections if section.key}
     body, entries = [], []
     first = next((at + 1 for at, section in enumerate(sections) if section.key.startswith("table/")), 0)
@@ -73,15 +85,17 @@ def html(title: str, sections: Sequence[Section], pictures: Sequence[Picture] = 
     if others := [picture for picture in pictures if picture.key not in keys]:
         entries.append(("figures", "Figures"))
         body.append('<section><h2 id="figures">Figures</h2>\n' + "".join(map(_figure, others)) + "</section>")
+    if insert:
+        entries.insert(first, ("viewer", insert.title))
     contents = "".join(f'<li><a href="#{name}">{escape(entry)}</a></li>' for name, entry in entries)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{insert.policy if insert else _POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}{insert.style if insert else ''}</style></head>\n"
         f'<body><main><h1>{escape(title)}</h1>\n<div class="first">{"".join(body[:first])}</div>'
         f'<nav aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol></nav>\n'
-        f"{''.join(body[first:])}"
+        f"{insert.content if insert else ''}{''.join(body[first:])}"
         '<p class="note">Research use only.</p></main></body></html>\n'
     )
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from covidseg.evaluation.metrics import BY_COLUMN
 from covidseg.figures import overlays as figures
+from covidseg.figures.palette import colours
 from covidseg.report.analysis import ALL_SITES
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.page import Picture
@@ -88,7 +89,8 @@ def _draw_contours(block: Block, runs: dict[str, list[Run]], titles: Mapping[str
         dice = {
             titles[method]: scores(runs[method][:1], block.set, block.structure, "dice").get(case) for method in kept
         }
-        figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice)
+        colour = dict(zip((line.title for line in block.lines), colours(len(block.lines)), strict=True))
+        figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice, colour)
         keep(f"Contours on {case}: {block.where}, runs of the first seed.", figure, "contours", block.structure, case)
 
 

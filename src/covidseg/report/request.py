@@ -11,6 +11,7 @@ from covidseg.evaluation.metrics import BY_COLUMN, METRICS
 from covidseg.system.errors import BadInput
 
 PARTS = ("table", "comparisons", "ranking", "agreement", "strata", "worst", "calibration")  # that a terminal can show
+CASES = ("all", "chosen", "none")  # that can be looked at slice by slice
 _BY_NAME = {metric.name: metric.column for metric in METRICS}
 _FOLDER = re.compile(r"\w[\w.-]*")
 
@@ -19,7 +20,7 @@ _FOLDER = re.compile(r"\w[\w.-]*")
 class Request:
     """`pairs`: methods to compare, row and baseline, None for every row with `baseline` (None: the table's own).
 
-    `metrics` are columns of cases.csv; `part` is what the terminal shows.
+    `metrics` are columns of cases.csv; `part` is what the terminal shows; `cases` are those that the page opens.
     """
 
     baseline: str | None = None
@@ -27,6 +28,7 @@ class Request:
     metrics: tuple[str, ...] = ("dice",)
     results: str = "results"
     pictures: bool = True
+    cases: str = "all"
     part: str = "table"
 
     @classmethod
@@ -38,7 +40,8 @@ class Request:
             metrics=_metrics(options["metrics"]),
             results=_folder(options["results"]),
             pictures=_truth(options["pictures"]),
-            part=_part(str(options["part"])),
+            cases=_one_of("cases", str(options["cases"]), CASES, "is no choice of cases"),
+            part=_one_of("part", str(options["part"]), PARTS, "there is no such part"),
         )
 
     def comparisons(self, methods: Sequence[str], default: str) -> list[tuple[str, str]]:
@@ -95,9 +98,9 @@ def _truth(value: Any) -> bool:
     return value
 
 
-def _part(value: str) -> str:
-    if value not in PARTS:
-        raise BadInput(f"part={value}", "there is no such part", f"{did_you_mean(value, PARTS)}{', '.join(PARTS)}")
+def _one_of(option: str, value: str, known: Sequence[str], wrong: str) -> str:
+    if value not in known:
+        raise BadInput(f"{option}={value}", wrong, f"{did_you_mean(value, known)}{', '.join(known)}")
     return value
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from covidseg.runs import predictions
 from covidseg.scans.geometry import triple
 from covidseg.system.errors import BadInput
 from covidseg.system.files import atomic_path
@@ -132,14 +133,16 @@ def keeping_slices(
     task: "Task",
     sets: Mapping[str, Sequence["PreparedCase"]],
 ) -> Callable[["PreparedCase"], np.ndarray]:
-    """`segment`, which also keeps slices of the cases that `shown_cases` names, as a side effect in the `run` folder.
+    """`segment`, which as a side effect keeps in the `run` folder what figures need.
 
-    `segment(case)` gives the class map on the scan's own grid; image and masks are kept on the prepared grid.
+    Of every case the predicted masks, of those that `shown_cases` names slices, too. `segment(case)` gives the class
+    map on the scan's own grid; image and masks are kept on the prepared grid.
     """
     shown = shown_cases(task, sets)
 
     def segment_and_keep(case: "PreparedCase") -> np.ndarray:
         classes = segment(case)
+        predictions.keep(run, case.id, classes, case.grid, task)
         if case.id in shown:
             on_grid = case.grid.labels(classes)
             for name, structure in task.structures.items():

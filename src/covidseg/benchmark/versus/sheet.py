@@ -7,7 +7,6 @@ from typing import Any
 
 from covidseg.evaluation.comparison import Comparison, RowScores, compare
 from covidseg.evaluation.metrics import METRICS
-from covidseg.report.cells import interval
 
 CONTENDERS = {  # name -> (title, module, package it needs)
     "ours": ("covidseg, its recipe", "ours", "covidseg"),
@@ -61,9 +60,9 @@ def markdown(lines: Sequence[Line], told: str) -> str:
     ]
     text += [f"| {' | '.join(_cells(line))} |" for line in lines]
     text += ["", *(f"- {line.title}: {line.facts[0]['what']}." for line in lines if line.facts)]
-    told = [_difference(one) for one in differences(lines)]
-    if told:
-        text += ["", "Dice of covidseg minus that of the other, patient by patient:", "", *told]
+    compared = [_difference(one) for one in differences(lines)]
+    if compared:
+        text += ["", "Dice of covidseg minus that of the other, patient by patient:", "", *compared]
     rising = [line.title for line in lines if line.facts and not line.converged]
     if rising:
         text += ["", f"Not converged: {'; '.join(rising)}. Nothing is concluded from how they stand."]
@@ -78,8 +77,8 @@ def differences(lines: Sequence[Line]) -> Iterator[Comparison]:
         return
     patients = {row["case"]: row["patient"] or row["case"] for row in ours.rows}
     for line in others:
-        scores = (RowScores({0: one.by_case("dice")}) for one in (ours, line))
-        compared = compare(ours.title, line.title, *scores, patient_of=patients)
+        first, second = (RowScores({0: one.by_case("dice")}) for one in (ours, line))
+        compared = compare(ours.title, line.title, first, second, patients)
         if compared is not None:
             yield compared
 
@@ -101,7 +100,7 @@ def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def _difference(one: Comparison) -> str:
-    bounds = interval(one.low, one.high, signed=True)
+    bounds = "no interval" if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}"
     return (
         f"- {one.baseline}: {one.difference:+.3f} ({bounds}), better in {one.superiority:.0%} of {one.n}, "
         f"p {one.p_text} (not below {one.smallest_p:.3f} with {one.patients} patients), not corrected."

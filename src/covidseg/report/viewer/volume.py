@@ -1,0 +1,109 @@
+"""One scan with its masks as a page holds them: grey values as pictures, masks as packed bits, both made smaller."""
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+LOW_HU, HIGH_HU = -1250.0, 250.0  # what the 256 grey values span: every window that the viewer offers lies in it
+_PIXEL_MM, _SLICE_MM = 1.4, 2.5  # nothing finer is kept
+_PIXELS, _SLICES = 224, 72  # at most, of a slice's side and of a scan
+_MARGIN_MM = 12.0
+_QUALITY = 82  # of the lossy picture; the masks are exact
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A case in the viewer. Volumes are (z, y, x), axes to Superior, Posterior, Left, on one grid.
+
+    `masks`: structure -> name -> bool; the name is a method's, or `reference`. `scores`: structure -> method -> Dice.
+    `lung`: the whole lungs, around the surfaces of lesions.
+    """
+
+    case: str
+    set: str
+    label: str
+    image: np.ndarray  # HU
+    spacing_zyx: Sequence[float]  # mm
+    masks: Mapping[str, Mapping[str, np.ndarray]]
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    lung: np.ndarray | None = None
+
+
+def packed(shown: Shown) -> dict[str, Any]:
+    """For JSON: slices beside each other in one WebP picture, masks as zlib of bits (z, y, x), all in base64."""
+    everything = [mask for named in shown.masks.values() for mask in named.values()]
+    everything += [] if shown.lung is None else [shown.lung]
+    box = _box(everything, shown.image.shape, shown.spacing_zyx)
+    axes = [_taken(side, step, axis) for axis, (side, step) in enumerate(zip(box, shown.spacing_zyx, strict=True))]
+    grid = np.ix_(*(taken for taken, _ in axes))
+    grey = np.clip((shown.image[grid].astype(np.float32) - LOW_HU) / (HIGH_HU - LOW_HU), 0, 1)
+    picture, columns = _sheet(np.rint(255 * grey).astype(np.uint8))
+    masks = {
+        structure: {name: _bits(mask[grid]) for name, mask in named.items()} for structure, named in shown.masks.items()
+    }
+    return {
+        "case": shown.case,
+        "set": shown.set,
+        "label": shown.label,
+        "shape": list(grey.shape),
+        "spacing": [round(step * stride, 4) for step, (_, stride) in zip(shown.spacing_zyx, axes, strict=True)],
+        "range": [LOW_HU, HIGH_HU],
+        "columns": columns,
+        "image": f"data:image/webp;base64,{base64.b64encode(picture).decode()}",
+        "masks": masks,
+        "lung": None if shown.lung is None else _bits(shown.lung[grid]),
+        "scores": {structure: dict(found) for structure, found in shown.scores.items()},
+    }
+
+
+def script_data(content: Any) -> str:
+    """JSON that may stand in a <script> element, whatever the names in it are."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _box(masks: Sequence[np.ndarray], shape: Sequence[int], spacing: Sequence[float]) -> list[tuple[int, int]]:
+    """Half-open, around all masks with a margin; the whole scan where nothing is marked."""
+    sides = []
+    for axis, (size, step) in enumerate(zip(shape, spacing, strict=True)):
+        others = tuple(other for other in range(3) if other != axis)
+        lines = [mask.any(axis=others) for mask in masks]
+        marked = np.flatnonzero(np.any(lines, axis=0)) if lines else np.array([], int)
+        if not len(marked):
+            return [(0, size) for size in shape]
+        margin = round(_MARGIN_MM / step)
+        sides.append((max(int(marked[0]) - margin, 0), min(int(marked[-1]) + 1 + margin, size)))
+    return sides
+
+
+def _taken(side: tuple[int, int], step: float, axis: int) -> tuple[np.ndarray, int]:
+    """(indices along an axis, how far apart they are)."""
+    finest, most = (_SLICE_MM, _SLICES) if axis == 0 else (_PIXEL_MM, _PIXELS)
+    low, high = side
+    stride = max(1, int(finest / step + 0.01), -(-(high - low) // most))
+    return np.arange(low, high, stride), stride
+
+
+def _sheet(grey: np.ndarray) -> tuple[bytes, int]:
+    """(WebP file of all slices in rows of so many, how many)."""
+    count, height, width = grey.shape
+    columns = max(1, round((count * height / width) ** 0.5))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * height, columns * width), np.uint8)
+    for number, plane in enumerate(grey):
+        top, left = number // columns * height, number % columns * width
+        sheet[top : top + height, left : left + width] = plane
+    content = io.BytesIO()
+    Image.fromarray(sheet).convert("RGB").save(content, "WEBP", quality=_QUALITY)
+    return content.getvalue(), columns
+
+
+def _bits(mask: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 9)).decode()
