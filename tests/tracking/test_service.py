@@ -39,7 +39,7 @@ def fault(now):
         os.kill(service, getattr(signal, name))
 
 loggers = tracking.make_loggers(OmegaConf.load(cfg), run_dir)
-measured("start", loggers[1].start)
+measured("start", loggers[0].start)
 for step in range(400):
     if step == 10:
         fault("run")
@@ -125,7 +125,7 @@ def test_k2_server_that_drips(cfg, run_dir, dripping_server, offline_runs):
 def test_k2_call_without_an_answer_stops_the_tracking(cfg, run_dir, monkeypatch):
     """The quick part: a call that hangs, for whatever reason, costs `timeout_s` once."""
     cfg.logger.timeout_s = TIMEOUT_S
-    tracker = tracking.make_loggers(cfg, run_dir)[1]
+    tracker = tracking.make_loggers(cfg, run_dir)[0]
     hung = threading.Event()
     monkeypatch.setattr(tracker.start(), "log", lambda *_, **__: hung.wait())
     tracker.timeout_s = 0.3

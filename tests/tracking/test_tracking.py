@@ -186,7 +186,7 @@ def test_resumed_run_continues_under_one_id(cfg, run_dir, offline_runs):
 def test_run_started_over_elsewhere_has_another_id(cfg, run_dir, tmp_path):
     ids = []
     for folder in (run_dir, tmp_path / "b" / "table2" / "fv" / "lesion" / "seed0"):
-        ids.append(tracking.make_loggers(cfg, folder)[1].version)
+        ids.append(tracking.make_loggers(cfg, folder)[0].version)
     assert ids[0] != ids[1]
 
 
@@ -419,7 +419,7 @@ def test_a_run_names_its_data_its_row_and_its_best_values(cfg, run_dir, offline_
     loggers = tracking.make_loggers(cfg, run_dir)
     tracking.log_manifest(loggers, MANIFEST, run_dir)
     for step, dice in enumerate([0.2, 0.7, 0.4], start=1):
-        loggers[-1].log_metrics({"val/dice": dice, "train/loss": 1 - dice}, step)
+        loggers[0].log_metrics({"val/dice": dice, "train/loss": 1 - dice}, step)
     tracking.finish(loggers, ROWS, METRICS, "finished", weights)
     (run,) = offline_runs(run_dir)
     assert run["best"]["val/dice"] == "max" and run["best"]["train/loss"] == "min"
@@ -449,4 +449,4 @@ def test_the_address_of_a_run_is_kept_and_printed(cfg, run_dir, monkeypatch, cap
     assert capfd.readouterr().out.strip().splitlines()[-1] == "Weights & Biases: https://wandb.example/covidseg/runs/1"
     kept = json.loads((run_dir / "tracking.json").read_text())
     assert used == ["folder-0123456789ab"] and kept["url"] == "https://wandb.example/covidseg/runs/1"
-    assert tracking.make_loggers(cfg, run_dir)[-1].version == kept["run_id"], "resumed under the same id"
+    assert tracking.make_loggers(cfg, run_dir)[0].version == kept["run_id"], "resumed under the same id"

@@ -107,11 +107,14 @@ def test_losses_of_a_checkpoint_join_those_of_the_device(tmp_path):
         RunFolder(tmp_path), max_steps=9, batch_size=2, log_every=4, show=False, times=TimeShares()
     )
     reporter.load_state_dict({"seconds": 1.0, "patches": 2, "window": [0.0, 0], "losses": [0.5, 0.25]})
-    assert reporter.state_dict()["losses"] == [0.5, 0.25]
+    assert reporter.state_dict()["collected"] == {"loss": [0.5, 0.25]}, "of a checkpoint of before there were parts"
+    state = reporter.state_dict() | {"collected": {"loss": [0.5, 0.25], "cross_entropy": [0.125, 0.25]}}
+    reporter.load_state_dict(state)
+    assert reporter.state_dict() == state
     reporter.on_train_start(
         types.SimpleNamespace(is_global_zero=True, global_step=2), types.SimpleNamespace(device=torch.device("meta"))
     )
-    assert [loss.device.type for loss in reporter._losses] == ["meta", "meta"]
+    assert {value.device.type for values in reporter._collected.values() for value in values} == {"meta"}
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5])])

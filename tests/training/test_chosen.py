@@ -64,7 +64,7 @@ def test_an_accumulated_step_is_the_mean_gradient_of_its_parts(train_config, pre
     optimizer = task.configure_optimizers()["optimizer"]
     for part in range(3):  # by hand: what three ranks train on in step 0
         loader.sampler.rank, loader.sampler.ranks = part, 3
-        (task.training_step(loader.load(0), 0) / 3).backward()
+        (task.training_step(loader.load(0), 0)["loss"] / 3).backward()
     optimizer.step()
     made = weights(cfg)
     for name, value in task.network.named_parameters():

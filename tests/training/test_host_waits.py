@@ -67,7 +67,7 @@ def test_the_step_of_each_network_sends_a_few_numbers_and_waits_for_nothing(trai
     task.training_step(batch, 0)  # sends the table of classes
     with pytest.MonkeyPatch.context() as patch, Sent() as sent:
         patch.setattr(structures, "_table", _only_known(structures._table))
-        loss = task.training_step(batch, 0)
+        loss = task.training_step(batch, 0)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.network.parameters(), 1.0)
         optimizer.step()

@@ -31,6 +31,24 @@ def test_formula_by_hand(paper):
     assert loss.item() == pytest.approx(0.5 * (1 - dice) + 0.5 * cross_entropy, abs=1e-5)
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+def test_the_parts_of_the_loss_are_told_apart_and_make_it_up(heads):
+    loss = DiceCrossEntropy(0.3, 0.7, head_decay=0.5)
+    logits, target = zip(*(_random(3, seed) for seed in range(heads)), strict=True)
+    whole = loss(logits[0] if heads == 1 else logits, target[0])
+    dice = [DiceCrossEntropy(1, 0)(head, target[0]).item() for head in logits]
+    entropy = [torch.nn.functional.cross_entropy(head, target[0]).item() for head in logits]
+    weights = [0.5**level for level in range(heads)]
+    expected = {
+        "soft_dice_loss": sum(w * v for w, v in zip(weights, dice, strict=True)) / sum(weights),
+        "cross_entropy": sum(w * v for w, v in zip(weights, entropy, strict=True)) / sum(weights),
+    }
+    assert {name: float(value) for name, value in loss.parts.items()} == pytest.approx(expected, rel=1e-5)
+    assert not any(value.requires_grad for value in loss.parts.values())
+    made_up = 0.3 * expected["soft_dice_loss"] + 0.7 * expected["cross_entropy"]
+    assert whole.item() == pytest.approx(made_up, rel=1e-5)
+
+
 def test_dice_is_per_sample_not_pooled():
     """One sample all right (Dice 1), one all wrong (Dice 0): the mean is 0.5, whatever their sizes."""
     target = torch.zeros(2, 4, 4, 4, dtype=torch.long)

@@ -68,7 +68,7 @@ def test_the_network_sees_one_channel_in_the_layout_of_its_weights(channels_last
 def test_the_loss_is_that_of_the_task_s_target():
     network = nn.Conv3d(1, 2, 1)
     task = make(network)
-    loss = task.training_step(batch(), 0)
+    loss = task.training_step(batch(), 0)["loss"]
     image = ((batch()["image"].float() + 1000) / 2000).clamp(0, 1)
     assert torch.allclose(loss, DiceCrossEntropy(0.5, 0.5)(network(image), (batch()["mask"][:, 0] == 2).long()))
 
@@ -80,7 +80,7 @@ def test_random_numbers_follow_from_seed_step_and_rank_alone(change):
         task = make(network, Augment(noise=Noise(1.0, [0.1, 0.1])), **at)
         torch.rand(int(torch.randint(9, (1,))))  # whatever was drawn before
         task.on_train_batch_start(batch(at.get("step", 0)), 0)
-        return task.training_step(batch(), 0), network.image
+        return task.training_step(batch(), 0)["loss"], network.image
 
     reference, other = outcome(), outcome(**change)
     assert torch.equal(reference[0], other[0]) is not bool(change)
@@ -148,7 +148,7 @@ def test_it_learns_a_patch_by_heart(train_config):
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = task.training_step(sample, 0)
+        loss = task.training_step(sample, 0)["loss"]
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))

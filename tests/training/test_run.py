@@ -21,6 +21,7 @@ from covidseg.runs.checkpoints import load_checkpoint
 from covidseg.runs.folder import RunFolder, run_dir
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
 from covidseg.training import run as training
+from covidseg.training.losses import DiceCrossEntropy
 from covidseg.training.run import train
 
 
@@ -103,6 +104,39 @@ def test_curves_hold_the_learning_rate_of_their_step(train_config):
     with open(run_dir(cfg) / "metrics.csv", newline="") as stream:
         rates = {int(row["step"]): float(row["train/lr"]) for row in csv.DictReader(stream)}
     assert rates == pytest.approx({step: 0.5 / step for step in range(1, 9)})  # the first step is t = 0
+
+
+class Norms(pl.Callback):
+    """The gradient's norm of each step, by hand."""
+
+    def __init__(self):
+        self.found = {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        squares = [float(one.grad.double().square().sum()) for one in pl_module.parameters() if one.grad is not None]
+        self.found[trainer.global_step + 1] = sum(squares) ** 0.5
+
+
+def test_curves_hold_the_parts_of_the_loss_the_gradient_and_the_validation_loss(train_config, prepared, with_callback):
+    cfg = train_config("training.log_every=2", "training.validate_every=8", "training.evaluate=last")
+    norms = Norms()
+    with_callback(norms)
+    train(cfg)
+    with open(run_dir(cfg) / "metrics.csv", newline="") as stream:
+        rows = {int(row["step"]): row for row in csv.DictReader(stream)}
+    assert list(rows) == [2, 4, 6, 8]
+    for step, row in rows.items():
+        parts = float(row["train/soft_dice_loss"]), float(row["train/cross_entropy"])
+        assert float(row["train/loss"]) == pytest.approx(sum(parts) / 2, rel=1e-5)
+        assert float(row["train/gradient_norm"]) == pytest.approx(norms.found[step], rel=1e-4)
+    segmenter, dataset = load(run_dir(cfg)), PreparedDataset.open(prepared)
+    losses = []
+    for case in (dataset.cases["c4"], dataset.cases["c5"]):
+        logits = []
+        segmenter.segment_prepared(case, logits.append)
+        target = torch.from_numpy((case.mask == 2).astype(np.int64))[None]
+        losses.append(float(DiceCrossEntropy(0.5, 0.5)(logits[0][None], target)))
+    assert float(rows[8]["val/loss"]) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 def test_another_configuration_and_other_data_are_refused(train_config, monkeypatch):

@@ -25,7 +25,7 @@ from covidseg.system.errors import BadInput, CovidSegError
 from covidseg.system.files import read_json, write_json
 from covidseg.system.readback import require_shape
 from covidseg.system.scrub import scrub_text, scrubbed
-from covidseg.tracking.callback import SaveCurves, ValidationOverlays
+from covidseg.tracking.callback import SaveCurves, ValidationOverlays, case_pictures
 from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.wandb_run import WandbTracker, sync_command
 
@@ -34,6 +34,7 @@ __all__ = [
     "ValidationOverlays",
     "WandbTracker",
     "callbacks",
+    "case_pictures",
     "finish",
     "log_manifest",
     "log_sweep_summary",
@@ -48,15 +49,14 @@ _EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
 
 
 def make_loggers(cfg: DictConfig, folder: Any) -> list[Logger]:
-    """The loggers of a run: `metrics.csv` always, W&B where `cfg.logger.backend` says so.
+    """The loggers of a run: `metrics.csv` always, W&B where `cfg.logger.backend` says so, and then as the first one.
 
-    `folder` is the run's path or its `RunFolder`. Made on every rank, they work on rank zero, and start on first use.
+    So `trainer.logger.experiment` is the `wandb.Run`, as a callback written for Lightning takes it. `folder` is the
+    run's path or its `RunFolder`. Made on every rank, they work on rank zero, and start on first use.
     """
     run_dir = Path(getattr(folder, "path", folder))
-    loggers: list[Logger] = [CurvesCSV(run_dir)]
-    if cfg.logger.backend == "wandb":
-        loggers.append(_tracker(cfg, run_dir))
-    return loggers
+    trackers = [_tracker(cfg, run_dir)] if cfg.logger.backend == "wandb" else []
+    return [*trackers, CurvesCSV(run_dir)]
 
 
 def callbacks(cfg: DictConfig) -> list[pl.Callback]:
@@ -95,9 +95,11 @@ def finish(
     metrics: Mapping[str, Any],
     status: str,
     checkpoint: Path | None = None,
+    pictures: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> None:
     """Log what a run ended with and close it, in bounded time.
 
+    `pictures`: of held-out cases, as `case_pictures` makes them.
     `rows` are the lines of cases.csv and `metrics` the content of metrics.json, both empty if the run did not get
     there. `status` is `finished`, `failed` (so marked in W&B) or `interrupted` (preempted in W&B: it will go on). The
     weights of `checkpoint`, the one that `rows` are scores of, become an artifact. Prints the `wandb sync` line of an
@@ -105,13 +107,17 @@ def finish(
     """
     for logger in loggers:
         logger.finalize("success" if status == "finished" else "failed")
-    numbers = {name.removeprefix("sets/"): value for name, value in _flat(scrubbed(metrics))}
+    told = scrubbed(metrics)
+    numbers = {name.removeprefix("sets/"): value for name, value in _flat(told)}
     for tracker in _trackers(loggers):
         tracker.summarise(numbers)
         tracker.log_table("cases", rows)
+        if pictures:
+            tracker.log_images(pictures)
         if checkpoint:
             try:
-                tracker.log_artifact(weights_alone(checkpoint), checkpoint.name, numbers, [tracker.row])
+                # nested: W&B takes a hundred keys, and two structures on two sets have more
+                tracker.log_artifact(weights_alone(checkpoint), checkpoint.name, told, [tracker.row])
             except CovidSegError as error:  # what cannot be tracked ends no run
                 rank_zero_warn(f"{checkpoint.name} is not tracked: {error}")
         tracker.close(_EXIT_CODES[status], preempted=status == "interrupted")

@@ -10,6 +10,7 @@ from covidseg.tracking.curves import CurvesCSV
 from covidseg.tracking.guard import Guarded, guarded
 from covidseg.tracking.wandb_run import WandbTracker
 
+SLICES = 16  # of a case, under W&B's slider
 _WINDOW_HU = (-1250.0, 250.0)  # the window that the networks see by default, for display
 
 
@@ -55,11 +56,40 @@ def picture(outputs: Mapping[str, Any], classes: Mapping[int, str]) -> dict[str,
     image, reference, prediction = (np.asarray(outputs[key]) for key in ("image", "reference", "prediction"))
     shown = reference if reference.any() else prediction
     z = int(np.count_nonzero(shown, axis=(1, 2)).argmax())
+    return _slice(outputs["case"], image, {"reference": reference, "prediction": prediction}, z, classes)
+
+
+def case_pictures(
+    case: str,
+    image: np.ndarray,
+    reference: np.ndarray,
+    prediction: Mapping[str, np.ndarray],
+    labels: Mapping[str, int],
+    count: int = SLICES,
+) -> list[dict[str, Any]]:
+    """Slices of a case from foot to head, as `log_images` takes them: W&B shows them under a slider.
+
+    `image` is int16 HU, `reference` a label map, both (z, y, x); `prediction`: structure -> bool mask; `labels`:
+    structure -> its label, where a later one lies over an earlier one. The slices are spread over what is marked.
+    """
+    predicted = np.zeros(reference.shape, np.uint8)
+    for name, label in labels.items():
+        if name in prediction:
+            predicted[prediction[name]] = label
+    marked = np.flatnonzero(((reference > 0) | (predicted > 0)).any(axis=(1, 2)))
+    first, last = (int(marked[0]), int(marked[-1])) if len(marked) else (0, len(reference) - 1)
+    chosen = sorted({round(z) for z in np.linspace(first, last, count)})
+    masks, classes = {"reference": np.asarray(reference), "prediction": predicted}, {v: k for k, v in labels.items()}
+    return [_slice(case, image, masks, z, classes) for z in chosen]
+
+
+def _slice(
+    case: str, image: np.ndarray, masks: Mapping[str, np.ndarray], z: int, classes: Mapping[int, str]
+) -> dict[str, Any]:
     low, high = _WINDOW_HU
     pixels = np.clip((image[z].astype(np.float32) - low) / (high - low), 0, 1) * 255
-    masks = {"reference": reference, "prediction": prediction}
     return {
         "pixels": pixels.astype(np.uint8),
-        "caption": f"{outputs['case']}, slice {z}",
+        "caption": f"{case}, slice {z}",
         "masks": {name: (values[z].astype(np.uint8), dict(classes)) for name, values in masks.items()},
     }

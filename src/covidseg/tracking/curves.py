@@ -4,7 +4,7 @@ import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -40,6 +40,11 @@ class CurvesCSV(Guarded, Logger):
     @property
     def version(self) -> str:
         return ""
+
+    @property
+    def experiment(self) -> Self:
+        """What a callback written for Lightning asks a logger for."""
+        return self
 
     @property
     def save_dir(self) -> str:

@@ -26,7 +26,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from covidseg.tracking.guard import Guarded, guarded
 from covidseg.tracking.service import ExitWatch, NoAnswer, end_service, kill_service, within
 
-_BEST = {"val/dice": "max", "val/lesion/dice": "max", "val/lung/dice": "max", "train/loss": "min"}  # in a run's summary
+_BEST = {  # in a run's summary
+    "val/dice": "max",
+    "val/lesion/dice": "max",
+    "val/lung/dice": "max",
+    "train/loss": "min",
+    "val/loss": "min",
+}
 _TAG_LENGTH = 64  # the server refuses longer ones
 _FIRST_SHARE = 0.75  # of `timeout_s`: for the server; the rest is for ending the service
 _EXIT_WATCH = ExitWatch()

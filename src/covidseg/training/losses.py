@@ -22,6 +22,8 @@ class DiceCrossEntropy(nn.Module):
 
     Several logits (deep supervision) get a weighted mean of their losses, each further one with `head_decay` times the
     weight of the one before it: 1 for heads of one resolution, 0.5 for those of a decoder's levels (nnU-Net).
+
+    `parts` holds both terms of the last call without their weights, detached: `soft_dice_loss`, `cross_entropy`.
     """
 
     def __init__(
@@ -37,19 +39,22 @@ class DiceCrossEntropy(nn.Module):
             raise ValueError(f"head_decay={head_decay} is not in (0, 1]")
         self.dice_weight, self.ce_weight, self.smooth = dice_weight, ce_weight, smooth
         self.batch_dice, self.head_decay = batch_dice, head_decay
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Scalar loss of logits (B, C, D, H, W) and classes (B, D, H, W), int64.
 
         C = 1 is a sigmoid head: any class but 0 is foreground.
         """
-        if isinstance(logits, Tensor):
-            return self._of_head(logits, target)
-        weights = [self.head_decay**level for level in range(len(logits))]
-        parts = [weight * self._of_head(head, target) for weight, head in zip(weights, logits, strict=True)]
-        return torch.stack(parts).sum() / sum(weights)
+        heads = [logits] if isinstance(logits, Tensor) else list(logits)
+        weights = [self.head_decay**level for level in range(len(heads))]
+        terms = [self._terms(head, target) for head in heads]
+        for at, name in enumerate(("soft_dice_loss", "cross_entropy")):
+            self.parts[name] = _mean([term[at].detach() for term in terms], weights)
+        return _mean([self.dice_weight * dice + self.ce_weight * entropy for dice, entropy in terms], weights)
 
-    def _of_head(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(1 - soft Dice, cross-entropy) of one head."""
         if logits.shape[:1] + logits.shape[2:] != target.shape:
             raise ValueError(
                 f"logits {tuple(logits.shape)} and target {tuple(target.shape)} are not (B, C, ...) and (B, ...)"
@@ -65,7 +70,7 @@ class DiceCrossEntropy(nn.Module):
             log_probabilities = logits.log_softmax(dim=1)
             probabilities = log_probabilities[:, 1:].exp()
             cross_entropy = F.nll_loss(log_probabilities, target)
-        return self.dice_weight * (1 - self._soft_dice(probabilities, truth)) + self.ce_weight * cross_entropy
+        return 1 - self._soft_dice(probabilities, truth), cross_entropy
 
     def _soft_dice(self, probabilities: Tensor, truth: Tensor) -> Tensor:
         overlap = (probabilities * truth).flatten(2).sum(2)  # (B, foreground classes)
@@ -73,3 +78,9 @@ class DiceCrossEntropy(nn.Module):
         if self.batch_dice:
             overlap, size = overlap.sum(0), size.sum(0)
         return ((2 * overlap + self.smooth) / (size + self.smooth)).mean()
+
+
+def _mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    if len(values) == 1:
+        return values[0]
+    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum() / sum(weights)

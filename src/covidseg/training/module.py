@@ -20,11 +20,12 @@ from covidseg.evaluation.metrics import METRICS
 from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Task
-from covidseg.inference.window import WindowInferer, normalise, segment_case
+from covidseg.inference.window import WindowInferer, case_scores, normalise
 from covidseg.nets.network import laid_out
 from covidseg.training.initial import hold_statistics
 
 _AUGMENTATION, _NETWORK = 3, 4  # streams of random numbers; 1 and 2 are the loader's
+_SLAB = 64  # slices that a validation's loss is taken of at once: the depth of the paper's patches
 
 
 class SegmentationTask(pl.LightningModule):
@@ -58,6 +59,7 @@ class SegmentationTask(pl.LightningModule):
         self.seed, self.stopping = seed, stopping
         self.partly_frozen = not all(parameter.requires_grad for parameter in network.parameters())
         self.validation_scores = CaseScores()  # here, so that Lightning keeps it on the module's device
+        self._validation_losses: list[float] = []  # of this process's cases
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of normalised images."""
@@ -70,11 +72,13 @@ class SegmentationTask(pl.LightningModule):
         if self.partly_frozen:
             hold_statistics(self.network)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The loss, and its `parts` where it names them."""
         rng = Generator().manual_seed(self._seed(_AUGMENTATION, batch))
         image, mask = self.augment(normalise(batch["image"], self.window), batch["mask"], rng)
         logits = self.network(laid_out(image, self.memory_format))  # (B, 1, D, H, W)
-        return self.loss(logits, self.task.target(mask.squeeze(1)))
+        loss = self.loss(logits, self.task.target(mask.squeeze(1)))
+        return {**getattr(self.loss, "parts", {}), "loss": loss}
 
     def on_validation_start(self) -> None:
         """Give every process the batch statistics of the first one, which are those of the checkpoints."""
@@ -85,6 +89,7 @@ class SegmentationTask(pl.LightningModule):
     def validation_step(self, cases: CaseSet, batch_idx: int) -> dict[str, Any]:
         """Scores all cases of the set, each on one process. Returns this process's first case, for a picture."""
         shown: dict[str, Any] = {}
+        self._validation_losses = []
 
         def segment(case: PreparedCase) -> np.ndarray:
             classes = self.segment(case)
@@ -96,14 +101,27 @@ class SegmentationTask(pl.LightningModule):
         rows = evaluate_cases(
             segment, {"validation": cases.cases}, self.task, slow=False, scores=self.validation_scores
         )
-        self.log_dict(validation_scores(rows), logger=False, batch_size=len(cases.cases))
+        found = validation_scores(rows) | _mean_loss(self._validation_losses, self.device)
+        self.log_dict(found, logger=False, batch_size=len(cases.cases))
         return shown
 
     def segment(self, case: PreparedCase) -> np.ndarray:
         """Class map of a case on the scan's own grid; all background once the run was asked to stop."""
         if self.stopping():
             return np.zeros(case.grid.native.shape_zyx, np.uint8)
-        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer)
+        logits = case_scores(self.network, case.image, self.task, self.window, self.inferer)
+        self._validation_losses.append(self._loss_of_case(logits, case))
+        return case.grid.scores_to_native(logits)
+
+    @torch.inference_mode()
+    def _loss_of_case(self, logits: Tensor, case: PreparedCase) -> float:
+        """The training's loss of a whole case (C, z, y, x): the mean over slabs, weighted by their slices."""
+        total = 0.0
+        for start in range(0, logits.shape[1], _SLAB):
+            slab = logits[None, :, start : start + _SLAB]
+            mask = torch.from_numpy(np.array(case.mask[start : start + _SLAB])).to(logits.device)
+            total += float(self.loss(slab, self.task.target(mask)[None])) * slab.shape[2]
+        return total / logits.shape[1]
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(one for one in self.network.parameters() if one.requires_grad)
@@ -129,3 +147,12 @@ def validation_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     }
     dice = [scores[f"val/{structure}/dice"] for structure in parts if f"val/{structure}/dice" in scores]
     return scores | ({"val/dice": float(np.mean(dice))} if dice else {})
+
+
+def _mean_loss(losses: Sequence[float], device: torch.device) -> dict[str, float]:
+    """`val/loss`, the mean over the cases of all processes; nothing where none was segmented."""
+    sums = torch.tensor([sum(losses), len(losses)], dtype=torch.float32, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    total, cases = sums.tolist()
+    return {"val/loss": total / cases} if cases else {}

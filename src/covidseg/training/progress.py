@@ -51,26 +51,28 @@ class ProgressReporter(Callback):
         self.folder, self.max_steps, self.log_every, self.times = folder, max_steps, log_every, times
         self.batch_size, self.show = batch_size, show
         self.seconds, self.patches = 0.0, 0  # of training, over all starts of the run
-        self._losses: list[torch.Tensor] = []
+        self._collected: dict[str, list[torch.Tensor]] = {}  # since the last report: the loss and its parts
         self._window, self._rate = (0.0, 0), math.nan
         self._since = self._status_at = self._line_at = -math.inf
         self._bar: Progress | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        since_report = torch.stack(self._losses).tolist() if self._losses else []
-        return {"seconds": self.seconds, "patches": self.patches, "window": list(self._window), "losses": since_report}
+        since = {name: torch.stack(values).tolist() for name, values in self._collected.items()}
+        return {"seconds": self.seconds, "patches": self.patches, "window": list(self._window), "collected": since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self.patches = state["seconds"], state["patches"]
         self._window = tuple(state.get("window", (self.seconds, self.patches)))
-        self._losses = [torch.tensor(loss) for loss in state.get("losses", [])]
+        since = state.get("collected") or {"loss": state.get("losses", [])}  # older checkpoints hold the loss alone
+        self._collected = {name: [torch.tensor(value) for value in values] for name, values in since.items() if values}
 
     @property
     def patches_per_second(self) -> float:
         return self.patches / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._losses = [loss.to(pl_module.device) for loss in self._losses]  # those of a checkpoint are on the CPU
+        for name, values in self._collected.items():  # those of a checkpoint are on the CPU
+            self._collected[name] = [value.to(pl_module.device) for value in values]
         if not trainer.is_global_zero:
             return
         self.folder.write_status("running", step=trainer.global_step, max_steps=self.max_steps)
@@ -85,6 +87,15 @@ class ProgressReporter(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int):
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is already the next one's
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The gradient's norm of the steps that are reported, before any clipping."""
+        step = trainer.global_step + 1
+        if trainer.is_global_zero and (step % self.log_every == 0 or step == self.max_steps):
+            gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+            self._collected["gradient_norm"] = [torch.nn.utils.get_total_norm(gradients)]
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -94,7 +105,9 @@ class ProgressReporter(Callback):
         self.seconds, self._since = self.seconds + now - self._since, now
         self.patches += self.batch_size * trainer.world_size
         parts = trainer.accumulate_grad_batches
-        self._losses.append(outputs["loss"].detach() * parts)  # which Lightning divided by it
+        for name, value in outputs.items():
+            whole = value.detach() * parts if name == "loss" else value.detach()  # Lightning divided the loss by it
+            self._collected.setdefault(name, []).append(whole)
         if batch["part"] + 1 < parts:
             return
         if step % self.log_every == 0 or step == self.max_steps:
@@ -112,7 +125,7 @@ class ProgressReporter(Callback):
             self._say(f"step {trainer.global_step}: validation Dice {scores['val/dice']:.3f}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._losses:  # stopped early, between two reports
+        if self._collected:  # stopped early, between two reports
             self._report(trainer, trainer.global_step)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -121,11 +134,13 @@ class ProgressReporter(Callback):
             self._bar = None
 
     def _report(self, trainer: pl.Trainer, step: int) -> None:
-        loss = float(torch.stack(self._losses).cpu().mean())  # on the CPU: the same bits after a resume
+        # on the CPU: the same bits after a resume
+        means = {f"train/{name}": float(torch.stack(own).cpu().mean()) for name, own in self._collected.items()}
+        loss = means["train/loss"]
         seconds, patches = self.seconds - self._window[0], self.patches - self._window[1]
         rate = patches / seconds
-        self._losses, self._window = [], (self.seconds, self.patches)
-        self._log(trainer, {"train/loss": loss, "train/lr": self._rate, "train/patches_per_second": rate})
+        self._collected, self._window = {}, (self.seconds, self.patches)
+        self._log(trainer, {**means, "train/lr": self._rate, "train/patches_per_second": rate})
         now = time.monotonic()
         if now - self._status_at > _STATUS_SECONDS or step == self.max_steps:
             self._status_at = now

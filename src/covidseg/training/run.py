@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from signal import SIGINT
@@ -21,16 +21,17 @@ from covidseg import tracking
 from covidseg.data.prepare.run import prepare
 from covidseg.data.prepare.splits import ALL, chooses
 from covidseg.data.staging import staged
-from covidseg.data.store import PreparedCase, PreparedDataset
+from covidseg.data.store import LABELS, PreparedCase, PreparedDataset
 from covidseg.data.train.datamodule import CTDataModule
 from covidseg.evaluation.cases import evaluate_cases
 from covidseg.evaluation.results import summarise_sets, summary_table, write_results
 from covidseg.evaluation.scores import CaseScores
+from covidseg.evaluation.structures import Task
 from covidseg.inference.calibration import keep_calibration
 from covidseg.inference.segmenter import load
 from covidseg.inference.window import has_bf16_units
 from covidseg.nets.cost import network_cost
-from covidseg.runs import manifest
+from covidseg.runs import manifest, predictions
 from covidseg.runs.checkpoints import checkpoint_name, require_training_state, to_resume
 from covidseg.runs.folder import NOT_SCORED, RunFolder, config_hash, effective_batch, plain, run_dir
 from covidseg.runs.slices import keeping_slices, shown_cases
@@ -145,7 +146,8 @@ def _run(cfg: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
                 "validation": saver.validated(training["evaluate"]),
             }
             scored = folder.checkpoints / checkpoint_name(training["evaluate"])
-            tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished", scored)
+            pictures = _pictures(cfg, folder, data) if cfg.logger.backend == "wandb" else {}
+            tracking.finish(loggers, rows, {"sets": summarise_sets(rows), **extra}, "finished", scored, pictures)
             if cfg.fold == ALL:
                 extra["not_scored"] = f"fold={ALL}: every case was trained on, and no score was asked for"
             metrics = write_results(folder.path, rows, extra)
@@ -295,6 +297,21 @@ def _evaluate(folder: RunFolder, data: CTDataModule, trainer: pl.Trainer, stop: 
     if word := agreed(stop.signum, device):
         raise Interrupted("run", f"stopped by signal {word} while evaluating", "the same command evaluates again", word)
     return rows
+
+
+def _pictures(cfg: DictConfig, folder: RunFolder, data: CTDataModule) -> dict[str, list[dict[str, Any]]]:
+    """Slices of held-out cases with what was predicted, for the tracker: of each set as many as of a validation."""
+    task = Task.from_config(cfg.task)
+    found = {}
+    for name in data.scored:
+        wanted = shown_cases(task, {name: data.sets[name]})
+        cases = [case for case in data.sets[name] if case.id in wanted][: cfg.logger.overlays]
+        for case in cases:
+            with suppress(BadInput):  # what cannot be tracked ends no run
+                masks = predictions.load(folder.path / predictions.FOLDER / f"{case.id}.npz")
+                drawn = tracking.case_pictures(case.id, case.image, np.asarray(case.mask), masks, LABELS)
+                found[f"{name}/{case.id}"] = drawn
+    return found
 
 
 def _quieten_lightning() -> None:

@@ -165,7 +165,7 @@ def own_step(options: DictConfig, *overrides: str, precision: str = "auto", sear
         with searching(searches):
             optimizer.zero_grad(set_to_none=True)
             with autocast():
-                loss = module.training_step(batch, 0)
+                loss = module.training_step(batch, 0)["loss"]
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
