@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from covidseg.evaluation.agreement import Volumes, volume_agreement
 from covidseg.evaluation.comparison import RowScores, compare_all
 from covidseg.figures import overlays as figures
-from covidseg.figures import surfaces
+from covidseg.figures import plots, surfaces
 from covidseg.figures.palette import METHOD_COLOURS, REFERENCE_COLOUR
 from covidseg.runs.slices import Slice
 
@@ -96,20 +96,20 @@ def test_contours_of_an_empty_prediction(kept, tmp_path):
 def test_scores_and_differences_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
     rows = {name: dict(enumerate(rng.uniform(0.4, 0.9, 8))) for name in ("a", "b", "c")}
-    figure = figures.scores_figure({name: list(own.values()) for name, own in rows.items()}, {"a": 0.7}, "Dice")
+    figure = plots.scores_figure({name: list(own.values()) for name, own in rows.items()}, {"a": 0.7}, "Dice")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a  (n=8)", "b  (n=8)", "c  (n=8)"]
     assert has(colours(figure, tmp_path), METHOD_COLOURS[0])
     scored = {name: RowScores({0: own}) for name, own in rows.items()}
     found = compare_all({"dice": scored}, [("b", "a"), ("c", "a")], {case: case for case in range(8)})
-    figure = figures.differences_figure(found, {"a": "UNet4"}, "Dice")
+    figure = plots.differences_figure(found, {"a": "UNet4"}, "Dice")
     assert "UNet4" in figure.axes[0].get_xlabel()
     assert has(colours(figure, tmp_path), METHOD_COLOURS[0])
     others = compare_all({"dice": scored}, [("b", "a"), ("c", "b")], {case: case for case in range(8)})
-    names = [label.get_text() for label in figures.differences_figure(others, {}, "Dice").axes[0].get_yticklabels()]
+    names = [label.get_text() for label in plots.differences_figure(others, {}, "Dice").axes[0].get_yticklabels()]
     assert names == ["b - a  (n=8)", "c - b  (n=8)"]
     one = {name: RowScores({0: {"p": value}}) for name, value in (("a", 0.5), ("b", 0.6))}
     single = compare_all({"dice": one}, [("b", "a")], {"p": "p"})  # one case: no interval, still a point
-    assert has(colours(figures.differences_figure(single, {}, "Dice"), tmp_path), METHOD_COLOURS[0])
+    assert has(colours(plots.differences_figure(single, {}, "Dice"), tmp_path), METHOD_COLOURS[0])
 
 
 def test_volumes_against_each_other_are_drawn_with_bias_and_limits(tmp_path):
@@ -118,7 +118,7 @@ def test_volumes_against_each_other_are_drawn_with_bias_and_limits(tmp_path):
         Volumes(name, "all", volume_agreement(*pair), *pair)
         for name, pair in (("a", (predicted, reference)), ("b", (predicted[:1], reference[:1])))
     ]
-    figure = figures.agreement_figure(shown, {"a": "UNet4"}, "lesion")
+    figure = plots.agreement_figure(shown, {"a": "UNet4"}, "lesion")
     first, second = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["UNet4", "b"]
     assert first.lines[0].get_ydata().tolist() == [10, -10, 30]
@@ -135,7 +135,7 @@ def test_curves_skip_what_was_not_logged(tmp_path):
         "a": [{"step": [0, 1, 2], "train/loss": [1, 0.5, 0.4], "val/dice": [nan, 0.2, nan]}],
         "b": [{"step": [0]}],
     }
-    figure = figures.curves_figure(curves, ["train/loss", "val/dice"])
+    figure = plots.curves_figure(curves, ["train/loss", "val/dice"])
     assert [len(axes.lines) for axes in figure.axes] == [1, 1]
     assert list(figure.axes[1].lines[0].get_xdata()) == [1]
     colours(figure, tmp_path)
@@ -185,3 +185,48 @@ def test_window_strip_shows_one_slice_at_several_levels_and_widths(tmp_path):
         assert np.abs(grey - np.clip((plane - level) / width + 0.5, 0, 1)).max() < 1 / 255
         assert axes.get_aspect() == 2.0
     assert png.imread(figures.save(figure, tmp_path / "strip.png")).shape[1] > 4 * 300
+
+
+def test_paired_lines_join_the_scores_of_a_case(tmp_path):
+    scores = {"UNet4": {"a": 0.2, "b": 0.6}, "FV": {"a": 0.4, "b": 0.5, "c": 0.9}}
+    figure = plots.paired_figure(scores, "lesion Dice")
+    (axes,) = figure.axes
+    lines = [line.get_ydata().tolist() for line in axes.lines]
+    assert lines[:2] == [[0.2, 0.4], [0.6, 0.5]] and np.isnan(lines[2][0]) and lines[2][1] == 0.9
+    assert lines[3] == pytest.approx([0.4, 0.6])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["UNet4", "FV"]
+    colours(figure, tmp_path)
+
+
+@pytest.mark.parametrize(("cost", "scale"), [(5e10, "linear"), (5e12, "log")])
+def test_costs_are_points_as_large_as_the_networks(cost, scale, tmp_path):
+    figure = plots.costs_figure({"small": (1e10, 1e6, 0.5, 0.4, 0.6), "large": (cost, 4e6, 0.7, None, None)}, "Dice")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale
+    at = [points.get_offsets()[0].tolist() for points in axes.collections]
+    assert at == [[10, 0.5], [cost / 1e9, 0.7]]
+    small, large = (points.get_sizes()[0] for points in axes.collections)
+    assert large > 2 * small and [list(line.get_ydata()) for line in axes.lines] == [[0.4, 0.6]]
+    assert has(colours(figure, tmp_path), METHOD_COLOURS[1])
+
+
+def test_a_figure_is_kept_as_a_picture_and_for_print(kept, tmp_path):
+    figure = figures.contour_figure({"UNet4": kept}, {})
+    assert figures.save(figure, tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    path = figures.save(figure, tmp_path / "a.pdf")
+    assert path.read_bytes()[:5] == b"%PDF-"
+    assert b"CreationDate" not in path.with_suffix(".pdf").read_bytes(), "the same figure is the same file"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.pdf", "a.png"]
+
+
+def test_surfaces_fill_their_panels():
+    """Two balls in a corner of a large volume: the panels show them and not the emptiness beside."""
+    z, y, x = np.ogrid[:40, :60, :60]
+    ball = (z - 8) ** 2 + (y - 10) ** 2 + (x - 10) ** 2 < 36
+    lesion = Slice.cut("p", "lesion", np.zeros(ball.shape, np.int16), ball, np.roll(ball, 6, axis=2), (2.0, 2.0, 2.0))
+    figure = figures.surface_figure(lesion, None, "FV")
+    for axes in figure.axes:
+        picture = axes.images[0].get_array()
+        drawn = (np.asarray(picture) < 1).any(axis=-1)
+        assert drawn.any() and max(picture.shape[:2]) < 30
+    assert len({axes.images[0].get_array().shape for axes in figure.axes[::2]}) == 1, "a column is one view"

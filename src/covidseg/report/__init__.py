@@ -71,7 +71,7 @@ def _write(results: TableResults, found: Sequence[Block], folder: Path, request:
     write_json(folder / "statistics.json", _statistics(results, found))
     write_text(folder / "table.md", text.markdown(results.title, shown))
     write_text(folder / "table.tex", latex(results, found))
-    for old in (folder / "figures").glob("*.png"):
+    for old in (*(folder / "figures").glob("*.png"), *(folder / "figures").glob("*.pdf")):
         old.unlink()  # of rows or cases that are no longer in the table
     drawn = pictures.draw(results, found, folder / "figures", voxels=request.pictures)
     insert = viewed(results, found, folder, request.cases if request.pictures else "none", data)

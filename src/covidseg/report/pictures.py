@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from covidseg.evaluation.metrics import BY_COLUMN
 from covidseg.figures import overlays as figures
+from covidseg.figures import plots
 from covidseg.figures.palette import colours
 from covidseg.report.analysis import ALL_SITES
 from covidseg.report.collect import Run, TableResults
@@ -19,11 +20,11 @@ from covidseg.system.errors import BadInput
 from covidseg.system.files import csv_lines
 
 Keep = Callable[..., None]  # (caption, figure, parts of the file's name)
-_CURVES = ("train/loss", "val/dice")
+_CURVES = ("train/loss", "val/loss", "val/dice")
 
 
 def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: bool = True) -> list[Picture]:
-    """Write PNG files into `folder`; returns them in the order to show them.
+    """Write PNG files, and the same as PDF, into `folder`; returns them in the order to show them.
 
     `voxels=False` leaves out what shows a scan or a mask: contours and surfaces.
     """
@@ -32,7 +33,9 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: b
     titles = {line.method: line.title for block in blocks for line in block.lines}
 
     def keep(caption: str, figure: Figure, *name: str, key: str = "") -> None:
-        drawn.append(Picture(caption, figures.save(figure, folder / ("-".join(name) + ".png")), key))
+        path = folder / ("-".join(name) + ".png")
+        drawn.append(Picture(caption, figures.save(figure, path), key))
+        figures.save(figure, path.with_suffix(".pdf"))  # for print: lines and letters of any size
 
     for block in blocks:
         own = {method: [run for run in found if block.structure in run.structures] for method, found in runs.items()}
@@ -48,7 +51,7 @@ def draw(results: TableResults, blocks: Sequence[Block], folder: Path, voxels: b
                 curves[titles.get(method, method)] = logged
         metrics = [name for name in _CURVES if any(name in curve for curve in chain(*curves.values()))]
         if metrics:
-            keep(f"Training of the {task} task.", figures.curves_figure(curves, metrics), "curves", task)
+            keep(f"Training of the {task} task.", plots.curves_figure(curves, metrics), "curves", task)
     return drawn
 
 
@@ -59,18 +62,24 @@ def _draw_numbers(block: Block, runs: dict[str, list[Run]], titles: Mapping[str,
     if means:
         shown = {titles[method]: list(found.values()) for method, found in means.items()}
         paper = {titles[line.method]: line.paper[0] for line in block.lines if line.paper}
-        figure = figures.scores_figure(shown, paper, f"{block.structure} Dice")
+        figure = plots.scores_figure(shown, paper, f"{block.structure} Dice")
         keep(f"Dice of every case: {block.where}.", figure, "dice", *name, key=block.place("comparisons"))
+        figure = plots.paired_figure({titles[method]: own for method, own in means.items()}, f"{block.structure} Dice")
+        caption = f"Dice of every case from row to row: {block.where}."
+        keep(caption, figure, "paired", *name, key=block.place("comparisons"))
+    if costs := _costs(block):
+        caption = f"Dice, its 95 % interval over patients, and what a network costs: {block.where}."
+        keep(caption, plots.costs_figure(costs, f"{block.structure} Dice"), "costs", *name)
     for metric in dict.fromkeys(one.metric for one in block.comparisons):
         compared = [one for one in block.comparisons if one.metric == metric]
-        figure = figures.differences_figure(compared, titles, f"{block.structure} {BY_COLUMN[metric].heading}")
+        figure = plots.differences_figure(compared, titles, f"{block.structure} {BY_COLUMN[metric].heading}")
         caption, file = (
             f"Paired differences in {BY_COLUMN[metric].heading}: {block.where}.",
             ("differences", *name, *_suffix(metric)),
         )
         keep(caption, figure, *file, key=block.place("verdict"))
     if volumes := [one for one in block.volumes if one.site == ALL_SITES]:
-        figure = figures.agreement_figure(volumes, titles, block.structure)
+        figure = plots.agreement_figure(volumes, titles, block.structure)
         keep(
             f"Predicted against reference volumes: {block.where}.",
             figure,
@@ -80,8 +89,18 @@ def _draw_numbers(block: Block, runs: dict[str, list[Run]], titles: Mapping[str,
         )
     if block.calibrations:
         curves = {titles[one.method]: one.reliability for one in block.calibrations}
-        figure = figures.calibration_figure(curves, block.structure)
+        figure = plots.calibration_figure(curves, block.structure)
         keep(f"Calibration: {block.where}.", figure, "calibration", *name, key=block.place("calibration"))
+
+
+def _costs(block: Block) -> dict[str, tuple[float, float, float, float | None, float | None]]:
+    """Of the lines of networks that have a Dice, where there are two or more to compare."""
+    found: dict[str, tuple[float, float, float, float | None, float | None]] = {}
+    for line in block.lines:
+        dice = line.metrics.get("dice")
+        if dice is not None and line.multiply_adds and line.parameters:
+            found[line.title] = (line.multiply_adds, line.parameters, dice.mean, dice.low, dice.high)
+    return found if len(found) > 1 else {}
 
 
 def _draw_contours(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:
