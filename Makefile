@@ -13,7 +13,7 @@ export GPUS
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation sweep-today status benchmark clean
+.PHONY: help setup test test-all test-lowest tables lint format demo sweep-comparison sweep-ablation sweep-today status benchmark figures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ $(BENCH)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 ##@ Change the suite
+figures: demo  ## README's pictures, from the demo; needs Chromium
+	$(BIN)/python docs/images/make.py
+
 test: $(READY)  ## the default tests, a few minutes on two cores; JOBS=8 for more of them
 	$(BIN)/python -m pytest $(PARALLEL)
 
