@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from covidseg.benchmark.versus.job import FACTS, Clock, Job, falling, leave
-from covidseg.benchmark.versus.sheet import STILL_FALLING, Line, differences, markdown
+from covidseg.benchmark.versus.sheet import STILL_FALLING, Line, differences, from_plain, markdown, plain
 from covidseg.config.paths import ROOT
 from covidseg.system.files import read_json
 
@@ -84,7 +84,15 @@ def test_a_curve_is_thinned_by_means(tmp_path):
 def test_differences_are_patient_by_patient_and_told_with_their_limits():
     def line(contender, dice):
         rows = [
-            {"case": case, "patient": case, "dice": score, "nsd": "", "lesion_f1": "0.5"}
+            {
+                "set": "test",
+                "case": case,
+                "patient": case,
+                "structure": "lesion",
+                "dice": score,
+                "nsd": "",
+                "lesion_f1": "0.5",
+            }
             for case, score in zip("abcdefgh", dice, strict=True)
         ]
         facts = {"falling": 0.0, "patches": 10, "seconds": 5.0, "predicting": 4.0, "peak_bytes": 2e9, "what": "small"}
@@ -99,6 +107,8 @@ def test_differences_are_patient_by_patient_and_told_with_their_limits():
     text = markdown(lines, "2 minutes of training each.")
     assert "- MONAI's DynUNet, plain loop: +0.075" in text and "better in 88% of 8, p " in text and "0.008" in text
     assert list(differences([lines[0], lines[2]])) == [], "nothing to compare with"
+    again = from_plain(json.loads(json.dumps(plain(lines))))
+    assert markdown(again, "2 minutes of training each.") == text, "what the document's table is made of"
 
 
 @pytest.mark.slow

@@ -235,6 +235,12 @@ def measured(call, done, root):
         assert (root / file).read_text() in done.out
         assert read_json((root / file).with_suffix(".json"))["trials"] == 2
         return
+    if call.suite == "versus":  # what ours and a peer scored on the held-out patients of a fold
+        (file,) = done.called("versus.md")
+        assert (root / file).read_text() in done.out + "\n" and "covidseg, its recipe" in done.out
+        lines = {one["contender"]: one for one in read_json((root / file).with_suffix(".json"))["lines"]}
+        assert all(lines[name]["cases"] for name in ("ours", "dynunet"))
+        return
     if call.suite != "networks":
         (file,) = done.called(f"{call.suite}.md")
         title = "Ceilings" if call.suite == "gpu" else f"{call.suite}: "

@@ -36,6 +36,10 @@ SMALL_CONTESTS = [
 # Beside the contests.
 SMALL_SUITES = {
     "networks": [], "statistics": ["statistics.trials=2"],
+    "versus": [
+        "versus.minutes=0.02", "versus.folds=1", "data.splits.folds=2", "data.spacing_zyx=[9,9,9]",
+        'versus.train="recipe=smoke model.width=2 trainer=cpu"',
+    ],
     "gpu": [
         "gpu.parts=[ceilings,rows]", "gpu.width=8", "gpu.patch_size_zyx=[32,32,32]", "gpu.rounds=1",
         "gpu.rows=[table1/unet3d]", "gpu.copy_megabytes=4", "gpu.matrix=64", "gpu.runs.steps=3", "gpu.runs.cases=4",

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -136,6 +137,11 @@ def test_a_packed_case_holds_its_masks_exactly_and_its_greys_nearly():
     margin = round(12 / 1.4)
     box = (slice(0, 17), slice(21 - margin, 40 + margin), slice(16 - margin, 50 + margin))
     np.testing.assert_array_equal(unpacked(found, "lesion", "m"), mask[box])
+    assert found["lung"] is None
+    lung = (z > 2) & (z < 15) & (y > 10) & (y < 50)
+    around = packed(Shown("a", "test", "a", image, (2.5, 1.4, 1.4), {"lesion": {"m": mask}}, lung=lung))
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(around["lung"])), np.uint8)
+    assert np.unpackbits(bits, count=np.prod(around["shape"])).sum() == lung.sum(), "the lungs are whole in the box"
     hu = of_sheet(found).astype(float) / 255 * (HIGH_HU - LOW_HU) + LOW_HU
     expected = np.clip(image[box], LOW_HU, HIGH_HU)
     assert np.abs(hu - expected).mean() < 15 and found["spacing"] == [2.5, 1.4, 1.4]
@@ -194,6 +200,21 @@ def test_a_table_without_its_scans_or_masks_has_no_viewer(table, tmp_path):
     gone = report.collect(tmp_path / "runs" / "table2")
     report.write(gone, tmp_path / "out", data=tmp_path)
     assert "<script" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_of_a_method_the_first_seed_that_kept_the_case_is_shown(table, prepared, tmp_path):
+    runs = tmp_path / "runs/table2/unet4/lesion"
+    shutil.copytree(runs / "seed0", runs / "seed1")
+    data = PreparedDataset.open(prepared)
+    task = Task.from_config(as_dict(load_yaml(CONF / "task" / "lesion.yaml")))
+    for name in ("c2", "c3"):
+        other = np.roll(data.cases[name].mask == 2, 9, axis=2).astype(np.uint8)
+        predictions.keep(runs / "seed1", name, other, data.cases[name].grid, task)
+    (runs / "seed0" / predictions.FOLDER / "c3.npz").unlink()
+    again = report.collect(tmp_path / "runs" / "table2")
+    shown = {one.case: one for one in gather(again, tmp_path, chosen(again, blocks(again)))}
+    np.testing.assert_array_equal(shown["c2"].masks["lesion"]["unet4"], np.roll(data.cases["c2"].mask == 2, 3, axis=1))
+    np.testing.assert_array_equal(shown["c3"].masks["lesion"]["unet4"], np.roll(data.cases["c3"].mask == 2, 9, axis=2))
 
 
 def test_a_damaged_mask_costs_its_panel_and_not_the_report(table, tmp_path):

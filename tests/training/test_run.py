@@ -20,6 +20,7 @@ from covidseg.inference.segmenter import load
 from covidseg.runs.checkpoints import load_checkpoint
 from covidseg.runs.folder import RunFolder, run_dir
 from covidseg.system.errors import BadInput, EnvironmentFault, Interrupted
+from covidseg.training import module
 from covidseg.training import run as training
 from covidseg.training.losses import DiceCrossEntropy
 from covidseg.training.run import train
@@ -117,7 +118,10 @@ class Norms(pl.Callback):
         self.found[trainer.global_step + 1] = sum(squares) ** 0.5
 
 
-def test_curves_hold_the_parts_of_the_loss_the_gradient_and_the_validation_loss(train_config, prepared, with_callback):
+def test_curves_hold_the_parts_of_the_loss_the_gradient_and_the_validation_loss(
+    train_config, prepared, with_callback, monkeypatch
+):
+    monkeypatch.setattr(module, "_SLAB", 10)  # of cases of 24 and 25 slices
     cfg = train_config("training.log_every=2", "training.validate_every=8", "training.evaluate=last")
     norms = Norms()
     with_callback(norms)
@@ -130,12 +134,15 @@ def test_curves_hold_the_parts_of_the_loss_the_gradient_and_the_validation_loss(
         assert float(row["train/loss"]) == pytest.approx(sum(parts) / 2, rel=1e-5)
         assert float(row["train/gradient_norm"]) == pytest.approx(norms.found[step], rel=1e-4)
     segmenter, dataset = load(run_dir(cfg)), PreparedDataset.open(prepared)
-    losses = []
+    losses, loss = [], DiceCrossEntropy(0.5, 0.5)
     for case in (dataset.cases["c4"], dataset.cases["c5"]):
         logits = []
         segmenter.segment_prepared(case, logits.append)
-        target = torch.from_numpy((case.mask == 2).astype(np.int64))[None]
-        losses.append(float(DiceCrossEntropy(0.5, 0.5)(logits[0][None], target)))
+        slabs = logits[0][None].split(10, dim=2)
+        targets = torch.from_numpy((case.mask == 2).astype(np.int64))[None].split(10, dim=1)
+        sizes = [slab.shape[2] for slab in slabs]
+        found = [float(loss(slab, target)) for slab, target in zip(slabs, targets, strict=True)]
+        losses.append(np.average(found, weights=sizes))
     assert float(rows[8]["val/loss"]) == pytest.approx(np.mean(losses), rel=1e-4)
 
 

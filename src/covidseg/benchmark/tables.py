@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from covidseg.benchmark import networks
 from covidseg.benchmark.contest import OURS, TUNED, USUAL, milliseconds
+from covidseg.benchmark.versus.sheet import SHOWN, differences, from_plain
 from covidseg.config.paths import CONF, ROOT
 from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
 from covidseg.system.files import csv_lines, read_json, write_text
@@ -42,6 +43,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         "speed": lambda: _speed(root / "experiments" / "benchmarks" / "all.json"),
         "gpu": lambda: _gpu(root / _GPU),
         "lung-box": lambda: _lung_box(root / "experiments" / "lung-box"),
+        "versus-covid": lambda: _versus(root / "experiments" / "versus" / "covid8" / "versus.json"),
         "recipe": lambda: _recipe(root / "experiments" / "recipe"),
         "blocks-covid": lambda: _results(root / "experiments" / "table2" / "results-covid8"),
         "blocks-phantom": lambda: _results(root / "experiments" / "table2" / "results-phantom"),
@@ -157,6 +159,35 @@ def _gpu(file: Path) -> str:
         for row in sorted(together, key=lambda row: float(row["milliseconds"]))
     ]
     return _markdown(("step", "ms", "ours = 1", "TFLOP/s", "of the matrix rate", "GB on top of weights"), rows)
+
+
+def _versus(file: Path) -> str:
+    """Each contender's scores, and ours minus its Dice, patient by patient."""
+    lines = from_plain(read_json(file)["lines"])
+    behind = {one.baseline: one for one in differences(lines)}
+    rows = []
+    for line in lines:
+        cells = [line.title, *(f"{mean(line.score(name)):.3f}" for name in SHOWN), str(len(line.rows))]
+        cells += [f"{line.mean('patches') / line.mean('seconds'):.2f}", "level" if line.converged else "still falling"]
+        one = behind.get(line.title)
+        cells += (
+            [f"{one.difference:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}"]
+            if one and one.low is not None
+            else ["", ""]
+        )
+        rows.append(cells)
+    header = (
+        "contender",
+        "Dice",
+        "NSD",
+        "lesion-wise F1",
+        "n",
+        "patches/s",
+        "loss at the end",
+        "ours minus it",
+        "95 % interval",
+    )
+    return _markdown(header, rows)
 
 
 def _step_rate(file: Path) -> float:

@@ -1,6 +1,6 @@
 """What `versus` tells: the contenders beside each other, each patient's difference, who has not converged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -85,7 +85,7 @@ def differences(lines: Sequence[Line]) -> Iterator[Comparison]:
 
 def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """For versus.json."""
-    kept = ("set", "case", "structure", *SHOWN)
+    kept = ("set", "case", "patient", "structure", *SHOWN)
     return [
         {
             "contender": line.contender,
@@ -97,6 +97,11 @@ def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
         }
         for line in lines
     ]
+
+
+def from_plain(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """The lines that `plain` made, without their curves."""
+    return [Line(one["contender"], one["folds"], one["cases"], absent=one["absent"]) for one in lines]
 
 
 def _difference(one: Comparison) -> str:
