@@ -24,7 +24,7 @@ from covidseg.report.request import Request
 from covidseg.report.table import blocks
 from covidseg.report.viewer import pages
 from covidseg.report.viewer.gather import REFERENCE, chosen, gather
-from covidseg.report.viewer.volume import HIGH_HU, LOW_HU, Shown, packed, script_data
+from covidseg.report.viewer.volume import HIGH_HU, LOW_HU, Shown, packed, script_data, thinned, thinned_spacing
 from covidseg.runs import predictions
 from covidseg.system.files import write_csv, write_json
 from scored import case_row
@@ -156,6 +156,22 @@ def test_fine_and_long_scans_are_made_smaller_and_keep_their_size_in_mm():
     for size, step, whole in zip(found["shape"], found["spacing"], (400.0, 210.0, 350.0), strict=True):
         assert size * step == pytest.approx(whole, rel=0.03)
     assert unpacked(found, "lung", "m").mean() == pytest.approx(mask.mean(), rel=0.05)
+
+
+def test_thinning_before_packing_changes_nothing():
+    """A table's masks are not all held as fine as they were predicted."""
+    shape, spacing = (60, 200, 180), (1.0, 0.6, 0.7)
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(-1000, 200, shape).astype(np.int16), np.zeros(shape, bool)
+    mask[10:50, 20:180, 30:150] = rng.random((40, 160, 120)) < 0.3
+    whole = packed(Shown("a", "test", "a", image, spacing, {"lung": {"m": mask}}))
+    thin = Shown(
+        "a", "test", "a", thinned(image, spacing), thinned_spacing(spacing), {"lung": {"m": thinned(mask, spacing)}}
+    )
+    assert thin.image.size < image.size / 5 and thin.image.base is None
+    assert packed(thin)["spacing"] == whole["spacing"]
+    few = packed(thin)
+    assert abs(unpacked(few, "lung", "m").sum() / unpacked(whole, "lung", "m").sum() - 1) < 0.05
 
 
 def test_nothing_marked_shows_the_whole_scan():

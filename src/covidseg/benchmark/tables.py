@@ -43,6 +43,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         "speed": lambda: _speed(root / "experiments" / "benchmarks" / "all.json"),
         "gpu": lambda: _gpu(root / _GPU),
         "lung-box": lambda: _lung_box(root / "experiments" / "lung-box"),
+        "measured": lambda: _measured(root / "experiments"),
         "versus-covid": lambda: _versus(root / "experiments" / "versus" / "covid8" / "versus.json"),
         "recipe": lambda: _recipe(root / "experiments" / "recipe"),
         "blocks-covid": lambda: _results(root / "experiments" / "table2" / "results-covid8"),
@@ -159,6 +160,37 @@ def _gpu(file: Path) -> str:
         for row in sorted(together, key=lambda row: float(row["milliseconds"]))
     ]
     return _markdown(("step", "ms", "ours = 1", "TFLOP/s", "of the matrix rate", "GB on top of weights"), rows)
+
+
+def _measured(experiments: Path) -> str:
+    """What the committed results come to, a line each: the row they are compared with, and the best one beside it."""
+    rows = []
+    for title, folder in (("blocks, real scans", "results-covid8"), ("blocks, phantoms", "results-phantom")):
+        sets = read_json(experiments / "table2" / folder / "statistics.json")["sets"]
+        found = next(one for one in sets if one["set"] == "test")
+        lines = {line["method"]: line for line in found["lines"]}
+        best = max((one for one in found["comparisons"] if one["metric"] == "dice"), key=lambda one: one["difference"])
+        base, line = lines[best["baseline"]], lines[best["row"]]
+        dice = (f"{one['title']} {one['metrics']['dice']['mean']:.3f}" for one in (base, line))
+        numbers = (f"{best['difference']:+.3f}", f"{best['low']:+.3f} to {best['high']:+.3f}", f"{best['p_holm']:.2f}")
+        rows.append((title, *dice, *numbers, f"{best['patients']}, {len(line['seeds'])}"))
+    others = from_plain(read_json(experiments / "versus" / "covid8" / "versus.json")["lines"])
+    (own, *peers) = others
+    for one in differences(others):
+        peer = next(line for line in peers if line.title == one.baseline)
+        dice = (f"{line.title} {mean(line.score('dice')):.3f}" for line in (peer, own))
+        numbers = (f"{one.difference:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", one.p_text)
+        rows.append(("five minutes, real scans", *dice, *numbers, f"{one.patients}, 1"))
+    header = (
+        "what",
+        "compared with: Dice",
+        "best: Dice",
+        "difference where there is a lesion",
+        "95 % interval",
+        "p",
+        "patients, seeds",
+    )
+    return _markdown(header, rows)
 
 
 def _versus(file: Path) -> str:

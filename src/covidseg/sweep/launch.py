@@ -147,7 +147,7 @@ def _table(cfg: DictConfig, group: str, view: View) -> None:
     """Write and print the group's table if it is one of the experiments', and track it. A fault here loses no run."""
     if not any((folder / group).is_dir() for folder in row_folders(cfg.paths.experiments)):
         return
-    named = {name: cfg.paths[name] for name in ("runs", "results", "experiments")}
+    named = {name: cfg.paths[name] for name in ("runs", "results", "experiments", "data")}
     paths = [f"paths.{name}={place}" for name, place in named.items() if place is not None]
     done = subprocess.run([sys.executable, "-m", "covidseg.cli.report", f"table={group}", *paths])
     if done.returncode:

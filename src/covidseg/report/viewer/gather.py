@@ -13,7 +13,7 @@ from covidseg.evaluation.structures import Task
 from covidseg.report.analysis import cases_of
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, method_runs, scores
-from covidseg.report.viewer.volume import Shown
+from covidseg.report.viewer.volume import Shown, thinned, thinned_spacing
 from covidseg.runs import predictions
 from covidseg.runs.training_data import training_data
 from covidseg.system.errors import BadInput, CovidSegError
@@ -69,6 +69,7 @@ def gather(results: TableResults, home: Path | str, choices: Sequence[Choice]) -
 
 
 def _shown(choice: Choice, case: PreparedCase, runs: Mapping[str, Sequence[Run]]) -> Shown:
+    spacing = case.grid.spacing_zyx
     masks: dict[str, dict[str, np.ndarray]] = {}
     dice: dict[str, dict[str, float]] = {}
     for method, own in runs.items():
@@ -76,16 +77,18 @@ def _shown(choice: Choice, case: PreparedCase, runs: Mapping[str, Sequence[Run]]
             for structure, mask in _kept(run, choice, case).items():
                 if method in masks.setdefault(structure, {}):
                     continue
-                masks[structure][method] = mask
+                masks[structure][method] = thinned(mask, spacing)
                 score = scores([run], choice.set, structure, "dice").get(choice.case)
                 if score is not None:
                     dice.setdefault(structure, {})[method] = score
     for structure in masks:
         task = _task_of(runs, structure)
         if task is not None and structure in case.annotated:
-            masks[structure] = {REFERENCE: task.structures[structure].in_reference(case.mask), **masks[structure]}
-    lung = np.asarray(case.mask > 0) if "lung" in case.annotated else None
-    return Shown(choice.case, choice.set, choice.label, case.image, case.grid.spacing_zyx, masks, dice, lung)
+            reference = task.structures[structure].in_reference(thinned(case.mask, spacing))
+            masks[structure] = {REFERENCE: reference, **masks[structure]}
+    lung = thinned(case.mask, spacing) > 0 if "lung" in case.annotated else None
+    image = thinned(case.image, spacing)
+    return Shown(choice.case, choice.set, choice.label, image, thinned_spacing(spacing), masks, dice, lung)
 
 
 def _kept(run: Run, choice: Choice, case: PreparedCase) -> dict[str, np.ndarray]:

@@ -23,8 +23,8 @@ def viewed(
 
     `cases`: `all`, `chosen`, `none`. None where there is nothing to show: the scans or the masks are not here.
     """
-    for old in (folder / FOLDER).glob("*.html"):
-        old.unlink()
+    for old in (folder / FOLDER).glob("[0-9][0-9][0-9][0-9].html"):
+        old.unlink()  # of cases that are no longer in the table
     if cases == "none":
         return None
     titles = {line.method: line.title for block in blocks for line in block.lines}

@@ -8,7 +8,7 @@ import numpy as np
 from covidseg.inference.quantify import FIGURES, NOTES, NOTICE
 from covidseg.report.section import Section
 from covidseg.report.viewer.pages import case_page
-from covidseg.report.viewer.volume import Shown
+from covidseg.report.viewer.volume import Shown, thinned, thinned_spacing
 from covidseg.scans.geometry import Geometry
 
 _NAME = "prediction"
@@ -23,13 +23,14 @@ def scan_page(
     notes: Sequence[str],
 ) -> str:
     """HTML, whole by itself. `voxels` in HU and `masks` (bool) are (z, y, x) on `geometry`, in the scan's own order."""
-    turned = {name: geometry.to_canonical(mask) for name, mask in masks.items()}
+    spacing = geometry.canonical().spacing_zyx
+    turned = {name: thinned(geometry.to_canonical(mask), spacing) for name, mask in masks.items()}
     shown = Shown(
         case,
         "",
         case,
-        geometry.to_canonical(voxels),
-        geometry.canonical().spacing_zyx,
+        thinned(geometry.to_canonical(voxels), spacing),
+        thinned_spacing(spacing),
         {name: {_NAME: mask} for name, mask in turned.items()},
         lung=turned.get("lung"),
     )

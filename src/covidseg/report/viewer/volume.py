@@ -36,6 +36,17 @@ class Shown:
     lung: np.ndarray | None = None
 
 
+def thinned(volume: np.ndarray, spacing_zyx: Sequence[float]) -> np.ndarray:
+    """A copy of the voxels that the viewer could keep, `thinned_spacing` apart: the others need not be held."""
+    every = tuple(slice(None, None, _stride(step, axis)) for axis, step in enumerate(spacing_zyx))
+    return np.array(volume[every])
+
+
+def thinned_spacing(spacing_zyx: Sequence[float]) -> list[float]:
+    """mm, of what `thinned` returns."""
+    return [step * _stride(step, axis) for axis, step in enumerate(spacing_zyx)]
+
+
 def packed(shown: Shown) -> dict[str, Any]:
     """For JSON: slices beside each other in one WebP picture, masks as zlib of bits (z, y, x), all in base64."""
     everything = [mask for named in shown.masks.values() for mask in named.values()]
@@ -85,10 +96,14 @@ def _box(masks: Sequence[np.ndarray], shape: Sequence[int], spacing: Sequence[fl
 
 def _taken(side: tuple[int, int], step: float, axis: int) -> tuple[np.ndarray, int]:
     """(indices along an axis, how far apart they are)."""
-    finest, most = (_SLICE_MM, _SLICES) if axis == 0 else (_PIXEL_MM, _PIXELS)
     low, high = side
-    stride = max(1, int(finest / step + 0.01), -(-(high - low) // most))
+    stride = max(_stride(step, axis), -(-(high - low) // (_SLICES if axis == 0 else _PIXELS)))
     return np.arange(low, high, stride), stride
+
+
+def _stride(step: float, axis: int) -> int:
+    """How many voxels go into one that is not finer than the viewer's, or just so."""
+    return max(1, int((_SLICE_MM if axis == 0 else _PIXEL_MM) / step + 0.01))
 
 
 def _sheet(grey: np.ndarray) -> tuple[bytes, int]:
