@@ -29,7 +29,8 @@ def main() -> None:
     viewer = re.search(r'<section class="viewer".*?</section>', text, re.DOTALL)
     if viewer is None:
         sys.exit(f"error: {page}: has no viewer -> its scans are not in data/prepared; make demo")
-    body = f'<body><main><h1 style="margin:0"></h1>{viewer[0]}</main></body></html>'
+    scripts = "".join(re.findall(r"<script>.*?</script>", text, re.DOTALL))
+    body = f'<body><main><h1 style="margin:0"></h1>{viewer[0]}</main>{scripts}</body></html>'
     alone = re.sub(r"<body>.*", lambda _: body, text, flags=re.DOTALL)
     for _ in range(20):  # Chromium's own clock may take the picture before the scans are unpacked
         if _picture(alone, folder / "viewer.png", 1300) > 900:

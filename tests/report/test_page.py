@@ -57,8 +57,35 @@ def page(write_run, tmp_path):
 def test_the_page_says_nothing_and_asks_for_nothing(chromium, page):
     text, said = chromium(page)
     assert said == []
-    assert "<script" not in text and HOSTILE not in text and escape(HOSTILE) in text
+    assert text.count("<script") == 1, "its own, that sorts tables"
+    assert HOSTILE not in text and escape(HOSTILE) in text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+
+
+SORT = """
+const table = document.querySelector('.first table'), told = [];
+const shown = () => [...table.tBodies[0].rows].map(row => [row.cells[0].textContent, row.cells[at].textContent]);
+const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === 'lesion Dice');
+const head = table.tHead.rows[0].cells[at];
+for (let n = 0; n < 4; n++) {
+  told.push([head.getAttribute('aria-sort'), shown()]);
+  head.querySelector('button').click();
+}
+document.body.innerHTML = '<pre id="answer"></pre>';
+document.querySelector('pre').textContent = JSON.stringify(told);
+"""
+
+
+def test_a_click_on_a_head_sorts_and_a_third_one_restores(chromium, page, tmp_path):
+    text = without_policy(page).replace("</body>", f"<script>{SORT}</script></body>")
+    (tmp_path / "sort.html").write_text(text, encoding="utf-8")
+    document, said = chromium(tmp_path / "sort.html")
+    before, up, down, again = answer(document)
+    assert said == [] and [one[0] for one in (before, up, down, again)] == [None, "ascending", "descending", None]
+    dice = [[float(cell.split(" ")[0]) for _, cell in rows if cell[0].isdigit()] for _, rows in (before, up, down)]
+    assert dice[0] != sorted(dice[0]), "there is something to sort"
+    assert dice[1] == sorted(dice[0]) and dice[2] == sorted(dice[0], reverse=True)
+    assert again[1] == before[1]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -215,7 +215,7 @@ def test_a_table_without_its_scans_or_masks_has_no_viewer(table, tmp_path):
             write_json(config.parents[2] / name / "seed0" / "config.yaml", own)
     gone = report.collect(tmp_path / "runs" / "table2")
     report.write(gone, tmp_path / "out", data=tmp_path)
-    assert "<script" not in (tmp_path / "out" / "report.html").read_text()
+    assert "v-config" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_of_a_method_the_first_seed_that_kept_the_case_is_shown(table, prepared, tmp_path):
@@ -255,7 +255,7 @@ def test_what_the_page_does_not_hold_lies_beside_it(table, tmp_path, monkeypatch
 
 def test_no_voxel_is_on_a_page_without_pictures(table, tmp_path):
     report.write(table, tmp_path / "out", Request(pictures=False))
-    assert "<script" not in (tmp_path / "out" / "report.html").read_text()
+    assert "v-config" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_script_runs_under_the_pages_own_policy_and_asks_for_nothing(chromium, page):

@@ -1,14 +1,17 @@
-"""The report as one HTML file: pictures inside it, nothing fetched, every text escaped, no script but the viewer's.
+"""The report as one HTML file: pictures inside it, nothing fetched, every text escaped, no script but its own.
 
 Light and dark as the reader's system is, readable from a telephone to paper, by keyboard and by screen reader.
 """
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
@@ -18,7 +21,6 @@ from covidseg.report.section import Section
 _PLOT_BYTES = 60_000  # what a plot has at most without loss
 _PIXELS = 1.5  # of a figure for one of the page, so that it is sharp on fine screens, too
 _LONG = 40  # characters of a cell that may wrap
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --soft: #52606d; --paper: #fff; --rule: #e4e7eb; --head: #7b8794;
   --code: #f5f7fa; --link: #0b5394; }
@@ -33,6 +35,9 @@ nav ol { columns: 18rem; font-size: .85rem; padding-left: 1.6rem; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .5rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule); }
 td { white-space: nowrap; } thead th { border-bottom: 2px solid var(--head); vertical-align: bottom; }
+thead button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit;
+  cursor: pointer; }
+th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
 tbody th { font-weight: normal; } small { color: var(--soft); }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); min-width: 7rem; }
 td.text { text-align: left; white-space: normal; min-width: 16rem; }
@@ -62,11 +67,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Insert:
-    """HTML that another module made: a section with its own script, which the `policy` allows, and its style."""
+    """HTML that another module made: a section, the script that draws in it, its style."""
 
     content: str
     style: str
-    policy: str
+    script: str
     title: str = "Case by case"
 
 
@@ -87,16 +92,34 @@ def html(
         body.append('<section><h2 id="figures">Figures</h2>\n' + "".join(map(_figure, others)) + "</section>")
     if insert:
         entries.insert(first, ("viewer", insert.title))
+    scripts = [sorting(), *([insert.script] if insert else [])]
     contents = "".join(f'<li><a href="#{name}">{escape(entry)}</a></li>' for name, entry in entries)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{insert.policy if insert else _POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}{insert.style if insert else ''}</style></head>\n"
         f'<body><main><h1>{escape(title)}</h1>\n<div class="first">{"".join(body[:first])}</div>'
         f'<nav aria-label="Contents"><h2>Contents</h2><ol>{contents}</ol></nav>\n'
         f"{insert.content if insert else ''}{''.join(body[first:])}"
-        '<p class="note">Research use only.</p></main></body></html>\n'
+        f'<p class="note">Research use only.</p></main>{"".join(f"<script>{one}</script>" for one in scripts)}'
+        "</body></html>\n"
+    )
+
+
+@cache
+def sorting() -> str:
+    """The script that sorts tables."""
+    return files("covidseg.report").joinpath("page.js").read_text(encoding="utf-8")
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """What a page allows: these scripts, letter for letter, and nothing from anywhere."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    own = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {own}; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 

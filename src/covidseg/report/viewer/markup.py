@@ -1,7 +1,5 @@
 """The viewer's part of a page: a plot whose dots are cases, the controls, the scans as data, the script that draws."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,15 +39,6 @@ def style() -> str:
     return files("covidseg.report.viewer").joinpath("viewer.css").read_text(encoding="utf-8")
 
 
-def policy() -> str:
-    """What a page with the viewer allows: its own script and nothing from anywhere."""
-    digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
-    return (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
 def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title: str = "Case by case") -> str:
     """The section of a page. `methods`: name -> title, in the order to show them; `cases` as `volume.packed` gives."""
     own = colours(len(methods))
@@ -81,7 +70,7 @@ def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title
         f'<p class="note" hidden id="v-note">{_COMPARED if _has_reference(cases) else ""}R and L are the patient\'s '
         "sides. The wheel over a scan, or the slice bar, scrolls; a surface turns by dragging.</p>\n"
         f'<script type="application/json" id="v-config">{script_data(config)}</script>\n{data}'
-        f"<script>{script()}</script></section>\n"
+        "</section>\n"
     )
 
 

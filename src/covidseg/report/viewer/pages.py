@@ -42,13 +42,13 @@ def viewed(
         return None
     plots = [markup.dots(plot, titles) for plot in _plots(results, blocks, links)]
     section = markup.viewer(titles, inside).replace("</h2>\n", "</h2>\n" + "".join(plots), 1)
-    return page.Insert(section, markup.style(), markup.policy())
+    return page.Insert(section, markup.style(), markup.script())
 
 
 def case_page(shown: Shown, titles: Mapping[str, str], sections: Sequence[Any] = ()) -> str:
     """A page of one case alone, whole by itself."""
     section = markup.viewer(titles, [packed(shown)], "Slice by slice")
-    insert = page.Insert(section, markup.style(), markup.policy(), "Slice by slice")
+    insert = page.Insert(section, markup.style(), markup.script(), "Slice by slice")
     return page.html(shown.label, sections, insert=insert)
 
 
