@@ -18,7 +18,7 @@ from covidseg.runs import predictions
 from covidseg.runs.training_data import training_data
 from covidseg.system.errors import BadInput, CovidSegError
 
-REFERENCE = "reference"
+REFERENCE = "*"  # among the names of methods, which no row can have
 IN_PAGE = 12  # cases; the others lie beside it
 WHY = ("median", "best", "worst", "smallest reference", "largest disagreement")
 
@@ -62,7 +62,7 @@ def gather(results: TableResults, home: Path | str, choices: Sequence[Choice]) -
         case = next((one.cases[choice.case] for one in data if choice.case in one.cases), None)
         if case is None:
             continue
-        with suppress(BadInput):  # a damaged case costs its picture and not the report
+        with suppress(BadInput, OSError):  # a damaged case costs its picture and not the report
             shown = _shown(choice, case, runs)
             if any(len(named) > 1 for named in shown.masks.values()):
                 yield shown

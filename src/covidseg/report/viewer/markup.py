@@ -75,7 +75,7 @@ def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title
 
 
 def _has_reference(cases: Sequence[Mapping[str, Any]]) -> bool:
-    return any("reference" in named for case in cases for named in case["masks"].values())
+    return any("*" in named for case in cases for named in case["masks"].values())
 
 
 def _data(case: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The viewer of a table: in its page for the cases that say most, in pages beside it for the others."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from covidseg.system.files import write_text
 from covidseg.system.terminal import show_progress
 
 FOLDER = "cases"  # beside the page
+log = logging.getLogger(__name__)
 
 
 def viewed(
@@ -39,6 +41,7 @@ def viewed(
         links[shown.set, shown.case] = name = f"{FOLDER}/{len(links) + 1:04d}.html"
         write_text(folder / name, case_page(shown, titles))
     if not inside:
+        log.info("the page opens no case: none lies prepared in %s with masks that a run kept", data)
         return None
     plots = [markup.dots(plot, titles) for plot in _plots(results, blocks, links)]
     section = markup.viewer(titles, inside).replace("</h2>\n", "</h2>\n" + "".join(plots), 1)

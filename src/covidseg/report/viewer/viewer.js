@@ -4,7 +4,7 @@
   const byId = (name) => document.getElementById(name);
   const config = JSON.parse(byId("v-config").textContent);
   const sources = [...document.querySelectorAll("script.case")];
-  const REFERENCE = "reference", SMALLEST_ERROR_MM2 = 30, SURFACE_MM = 2.6, BACKGROUND = [16, 21, 27, 255];
+  const REFERENCE = "*", SMALLEST_ERROR_MM2 = 30, SURFACE_MM = 2.6, BACKGROUND = [16, 21, 27, 255];
   const picks = { case: byId("v-case"), structure: byId("v-structure"), window: byId("v-window"), method: byId("v-method") };
   const bars = { slice: byId("v-slice"), turn: byId("v-turn") };
   const panels = document.querySelector(".panels"), surfaces = document.querySelector(".surfaces");
@@ -319,7 +319,7 @@
       const told = config.methods.find((method) => method.name === name);
       const size = Math.min(560, Math.round(canvas.clientWidth * Math.min(2, window.devicePixelRatio || 1)));
       canvas.width = canvas.height = Math.max(64, size);
-      figure.querySelector("figcaption").textContent = told ? told.title : REFERENCE;
+      figure.querySelector("figcaption").textContent = told ? told.title : "reference";
       const layers = [];
       const mask = named[name];
       if (mask) layers.push({ mesh: meshOf(kept, mask), colour: rgb(told ? told.colour : config.reference) });
@@ -363,7 +363,7 @@
       const figure = document.createElement("figure"), canvas = document.createElement("canvas");
       figure.dataset.of = name;
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `surface: ${name}`);
+      canvas.setAttribute("aria-label", `surface: ${name === REFERENCE ? "reference" : name}`);
       canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
       canvas.addEventListener("pointermove", (event) => { if (event.buttons) turned(event.movementX); });
       figure.append(canvas, document.createElement("figcaption"));

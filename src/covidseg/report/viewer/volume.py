@@ -22,8 +22,8 @@ _QUALITY = 82  # of the lossy picture; the masks are exact
 class Shown:
     """A case in the viewer. Volumes are (z, y, x), axes to Superior, Posterior, Left, on one grid.
 
-    `masks`: structure -> name -> bool; the name is a method's, or `reference`. `scores`: structure -> method -> Dice.
-    `lung`: the whole lungs, around the surfaces of lesions.
+    `masks`: structure -> name -> bool, where the name is a method's, or `*` for the reference; `scores`: structure ->
+    method -> Dice; `lung`: the whole lungs, around the surfaces of lesions.
     """
 
     case: str
