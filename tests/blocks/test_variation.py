@@ -122,7 +122,7 @@ def test_centre_tap_alone_reaches_the_gate(randomised):
     state["excite.1.weight"] = state["excite.1.weight"][..., 1:2, 1:2, 1:2]
     single.load_state_dict(state)
     x = torch.randn(2, CHANNELS, 3, 4, 5, dtype=torch.float64)
-    assert torch.equal(full(x), single(x))
+    torch.testing.assert_close(full(x), single(x), rtol=1e-12, atol=1e-14)  # each processor adds in an order of its own
 
 
 def test_ungated_has_the_parameters_of_fv_and_a_gradient_for_each():

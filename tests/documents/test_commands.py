@@ -27,6 +27,7 @@ EXCUSED = {
     'make benchmark SUITE=versus ARGS="data=folder data.root=my_scans versus.minutes=60"': (
         "tests/benchmark/test_versus.py; nnU-Net needs an environment of its own"
     ),
+    "make figures": "tests/report/test_viewer.py makes the pictures of a page; this one writes into docs/images",
     "make test-lowest": "these tests again, in an environment of their own",
     "make lint": ".ci/run",
     "make format": "writes into the sources; `make lint` says what it would do",
