@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from covidseg.benchmark.versus.job import FACTS, Clock, Job, falling, leave
-from covidseg.benchmark.versus.sheet import STILL_FALLING, Line, differences, from_plain, markdown, plain
+from covidseg.benchmark.versus.sheet import STILL_FALLING, Line, differences, from_plain, markdown, to_plain
 from covidseg.config.paths import ROOT
 from covidseg.system.files import read_json
 
@@ -107,7 +107,7 @@ def test_differences_are_patient_by_patient_and_told_with_their_limits():
     text = markdown(lines, "2 minutes of training each.")
     assert "- MONAI's DynUNet, plain loop: +0.075" in text and "better in 88% of 8, p " in text and "0.008" in text
     assert list(differences([lines[0], lines[2]])) == [], "nothing to compare with"
-    again = from_plain(json.loads(json.dumps(plain(lines))))
+    again = from_plain(json.loads(json.dumps(to_plain(lines))))
     assert markdown(again, "2 minutes of training each.") == text, "what the document's table is made of"
 
 

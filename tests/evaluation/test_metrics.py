@@ -15,8 +15,9 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 from torchmetrics.segmentation import DiceScore
 
-from covidseg.evaluation.metrics import METRICS, case_metrics, summarise, union_box
+from covidseg.evaluation.metrics import METRICS, case_metrics, summarise
 from covidseg.evaluation.results import COLUMNS, summarise_sets, summary_table
+from covidseg.scans.geometry import union_box
 
 SPACING = (5.0, 0.7, 0.9)
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from covidseg.benchmark import networks
 from covidseg.benchmark.contest import OURS, TUNED, USUAL, milliseconds
-from covidseg.benchmark.versus.sheet import SHOWN, differences, from_plain
+from covidseg.benchmark.versus.sheet import differences, from_plain
 from covidseg.config.paths import CONF, ROOT
 from covidseg.evaluation.metrics import BY_FORMULA, METRICS, UNDEFINED, Metric
 from covidseg.system.files import csv_lines, read_json, write_text
@@ -44,7 +44,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         "gpu": lambda: _gpu(root / _GPU),
         "lung-box": lambda: _lung_box(root / "experiments" / "lung-box"),
         "measured": lambda: _measured(root / "experiments"),
-        "versus-covid": lambda: _versus(root / "experiments" / "versus" / "covid8" / "versus.json"),
+        "versus-covid": lambda: (root / "experiments" / "versus" / "covid8" / "versus.md").read_text().strip(),
         "recipe": lambda: _recipe(root / "experiments" / "recipe"),
         "blocks-covid": lambda: _results(root / "experiments" / "table2" / "results-covid8"),
         "blocks-phantom": lambda: _results(root / "experiments" / "table2" / "results-phantom"),
@@ -174,52 +174,15 @@ def _measured(experiments: Path) -> str:
         dice = (f"{one['title']} {one['metrics']['dice']['mean']:.3f}" for one in (base, line))
         numbers = (f"{best['difference']:+.3f}", f"{best['low']:+.3f} to {best['high']:+.3f}", f"{best['p_holm']:.2f}")
         rows.append((title, *dice, *numbers, f"{best['patients']}, {len(line['seeds'])}"))
-    others = from_plain(read_json(experiments / "versus" / "covid8" / "versus.json")["lines"])
-    (own, *peers) = others
-    for one in differences(others):
-        peer = next(line for line in peers if line.title == one.baseline)
-        dice = (f"{line.title} {mean(line.score('dice')):.3f}" for line in (peer, own))
+    versus = read_json(experiments / "versus" / "covid8" / "versus.json")
+    contenders = from_plain(versus["lines"])
+    by_title = {contender.title: mean(contender.by_case("dice").values()) for contender in contenders}
+    for one in differences(contenders):
+        dice = (f"{title} {by_title[title]:.3f}" for title in (one.baseline, one.row))
         numbers = (f"{one.difference:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", one.p_text)
-        rows.append(("five minutes, real scans", *dice, *numbers, f"{one.patients}, 1"))
-    header = (
-        "what",
-        "compared with: Dice",
-        "best: Dice",
-        "difference where there is a lesion",
-        "95 % interval",
-        "p",
-        "patients, seeds",
-    )
-    return _markdown(header, rows)
-
-
-def _versus(file: Path) -> str:
-    """Each contender's scores, and ours minus its Dice, patient by patient."""
-    lines = from_plain(read_json(file)["lines"])
-    behind = {one.baseline: one for one in differences(lines)}
-    rows = []
-    for line in lines:
-        cells = [line.title, *(f"{mean(line.score(name)):.3f}" for name in SHOWN), str(len(line.rows))]
-        cells += [f"{line.mean('patches') / line.mean('seconds'):.2f}", "level" if line.converged else "still falling"]
-        one = behind.get(line.title)
-        cells += (
-            [f"{one.difference:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}"]
-            if one and one.low is not None
-            else ["", ""]
-        )
-        rows.append(cells)
-    header = (
-        "contender",
-        "Dice",
-        "NSD",
-        "lesion-wise F1",
-        "n",
-        "patches/s",
-        "loss at the end",
-        "ours minus it",
-        "95 % interval",
-    )
-    return _markdown(header, rows)
+        rows.append((f"{versus['minutes']:g} minutes, real scans", *dice, *numbers, f"{one.patients}, {one.seeds[0]}"))
+    header = ("what", "compared with: Dice", "best: Dice", "difference where there is a lesion")
+    return _markdown((*header, "95 % interval", "p", "patients, seeds"), rows)
 
 
 def _step_rate(file: Path) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 
 from covidseg.evaluation.lesions import lesion_f1
 from covidseg.evaluation.surface_metrics import surface_scores
+from covidseg.scans.geometry import union_box
 
 COUNTS, VOLUMES = ("tp", "fp", "fn"), ("reference_ml", "prediction_ml")  # of voxels; in ml
 REASONS = ("empty reference", "empty prediction", "both masks empty", "not computed")  # why a metric is undefined
@@ -234,16 +235,6 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             "n": len(values),
         }
     return summary
-
-
-def union_box(*masks: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
-    """Smallest box that holds every True voxel of the masks, `margin` voxels wider where the array allows it."""
-    union = np.logical_or.reduce(masks)
-    box = []
-    for axis in range(union.ndim):
-        hit = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
-        box.append(slice(max(hit[0] - margin, 0), hit[-1] + 1 + margin) if hit.size else slice(0, 0))
-    return tuple(box)
 
 
 def _binary(mask: np.ndarray, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from covidseg.data.prepare.grid import BODY_HU, Box, coarsened, widened
-from covidseg.evaluation.metrics import union_box
+from covidseg.scans.geometry import union_box
 
 AIR_HU = -400  # lung, emphysema and mild ground glass lie below; consolidation, fat and tissue above
 MARGIN_MM = (30.0, 20.0, 20.0)  # z, y, x: beyond the outermost air

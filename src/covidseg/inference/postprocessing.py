@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from covidseg.evaluation.metrics import union_box
+from covidseg.scans.geometry import union_box
 from covidseg.system.errors import BadInput
 from covidseg.system.files import read_json, write_json
 from covidseg.system.readback import NUMBER, mismatch

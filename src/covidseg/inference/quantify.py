@@ -10,8 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from covidseg.evaluation.flags import EIGHT_BIT, EIGHT_BIT_VALUES, NO_LUNG_MASK, NOT_TOLD_APART, grey_values
-from covidseg.evaluation.metrics import union_box
-from covidseg.scans.geometry import Geometry
+from covidseg.scans.geometry import Geometry, union_box
 
 NOTICE = "Research use only. Not for diagnosis or treatment."
 NOTES = (

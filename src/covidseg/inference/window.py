@@ -175,12 +175,16 @@ def segment_case(
     task: Task,
     window: Sequence[float],
     inferer: WindowInferer,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> np.ndarray:
     """Classes of a prepared case, uint8 (z, y, x) on the scan's own grid and in its own array order.
 
-    `image` is on `grid`; the rest as in `case_scores`.
+    `image` is on `grid`; the rest as in `case_scores`, whose logits `watch` is shown.
     """
-    return grid.scores_to_native(case_scores(network, image, task, window, inferer))
+    logits = case_scores(network, image, task, window, inferer)
+    if watch:
+        watch(logits)
+    return grid.scores_to_native(logits)
 
 
 def per_axis(stride: int | Sequence[int]) -> tuple[int, ...]:

@@ -69,10 +69,10 @@ class Picture:
 class Insert:
     """HTML that another module made: a section, the script that draws in it, its style."""
 
+    title: str
     content: str
     style: str
     script: str
-    title: str = "Case by case"
 
 
 def html(

@@ -104,11 +104,11 @@ def _costs(block: Block) -> dict[str, tuple[float, float, float, float | None, f
 
 
 def _draw_contours(block: Block, runs: dict[str, list[Run]], titles: Mapping[str, str], keep: Keep) -> None:
+    colour = dict(zip((line.title for line in block.lines), colours(len(block.lines)), strict=True))
     for case, kept in _shared_slices(runs, block).items():
         dice = {
             titles[method]: scores(runs[method][:1], block.set, block.structure, "dice").get(case) for method in kept
         }
-        colour = dict(zip((line.title for line in block.lines), colours(len(block.lines)), strict=True))
         figure = figures.contour_figure({titles[method]: one for method, one in kept.items()}, dice, colour)
         keep(f"Contours on {case}: {block.where}, runs of the first seed.", figure, "contours", block.structure, case)
 

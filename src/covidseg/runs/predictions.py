@@ -1,7 +1,7 @@
 """What a run keeps of every held-out case: the masks that it predicted, for the report's viewer.
 
 `predictions/<case>.npz` in the run folder: bits on the prepared grid, which the scan can be read on again, within the
-box that they fill. Ten to a hundred kilobytes a case; the scan itself is not kept.
+box that they fill. Some kilobytes for a small phantom, some tens for a chest; the scan itself is not kept.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from covidseg.scans.geometry import union_box
 from covidseg.system.errors import BadInput
 from covidseg.system.files import atomic_path
 
@@ -28,9 +29,9 @@ def keep(run: Path | str, case: str, classes: np.ndarray, grid: "Grid", task: "T
     stored: dict[str, np.ndarray] = {"shape": np.array(nearest.shape)}
     for name, structure in task.structures.items():
         mask = structure.in_prediction(nearest)
-        box = _box(mask)
-        stored[f"{name}.box"] = np.array(box)
-        stored[f"{name}.bits"] = np.packbits(mask[tuple(slice(*side) for side in box)])
+        box = union_box(mask)
+        stored[f"{name}.box"] = np.array([(side.start, side.stop) for side in box])
+        stored[f"{name}.bits"] = np.packbits(mask[box])
     with atomic_path(Path(run) / FOLDER / f"{case}.npz", suffix=".npz") as temporary:
         np.savez_compressed(temporary, **stored)  # type: ignore[arg-type]  # its stub takes a flag there
 
@@ -57,15 +58,6 @@ def on_grid(classes: np.ndarray, grid: "Grid") -> np.ndarray:
         for size, wanted in zip(inside.shape, grid.shape_zyx, strict=True)
     ]
     return np.asarray(inside[np.ix_(*centres)])
-
-
-def _box(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open, around all that is set; empty where nothing is."""
-    sides = []
-    for axis in range(mask.ndim):
-        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        sides.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0))
-    return sides
 
 
 def _unpacked(bits: np.ndarray, box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -120,6 +120,16 @@ def triple(values: Iterable[T]) -> tuple[T, T, T]:
     return first, second, third
 
 
+def union_box(*masks: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
+    """Smallest box that holds every True voxel of the masks, `margin` voxels wider where the array allows it."""
+    union = np.logical_or.reduce(masks)
+    box = []
+    for axis in range(union.ndim):
+        hit = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
+        box.append(slice(max(hit[0] - margin, 0), hit[-1] + 1 + margin) if hit.size else slice(0, 0))
+    return tuple(box)
+
+
 def _reversed(backwards: Iterable[bool]) -> tuple[Any, ...]:
     """The index that turns those of the last three axes round."""
     return (..., *(slice(None, None, -1 if flip else 1) for flip in backwards))

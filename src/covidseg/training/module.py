@@ -1,6 +1,7 @@
 """What is trained: a network, a loss, an optimiser, an inferer and metrics. No architecture, no file, no plot."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from covidseg.evaluation.metrics import METRICS
 from covidseg.evaluation.results import summarise_sets
 from covidseg.evaluation.scores import CaseScores
 from covidseg.evaluation.structures import Task
-from covidseg.inference.window import WindowInferer, case_scores, normalise
+from covidseg.inference.window import WindowInferer, normalise, segment_case
 from covidseg.nets.network import laid_out
 from covidseg.training.initial import hold_statistics
 
@@ -109,19 +110,18 @@ class SegmentationTask(pl.LightningModule):
         """Class map of a case on the scan's own grid; all background once the run was asked to stop."""
         if self.stopping():
             return np.zeros(case.grid.native.shape_zyx, np.uint8)
-        logits = case_scores(self.network, case.image, self.task, self.window, self.inferer)
-        self._validation_losses.append(self._loss_of_case(logits, case))
-        return case.grid.scores_to_native(logits)
+        watch = partial(self._keep_loss, case)
+        return segment_case(self.network, case.image, case.grid, self.task, self.window, self.inferer, watch)
 
     @torch.inference_mode()
-    def _loss_of_case(self, logits: Tensor, case: PreparedCase) -> float:
+    def _keep_loss(self, case: PreparedCase, logits: Tensor) -> None:
         """The training's loss of a whole case (C, z, y, x): the mean over slabs, weighted by their slices."""
         total = 0.0
         for start in range(0, logits.shape[1], _SLAB):
             slab = logits[None, :, start : start + _SLAB]
             mask = torch.from_numpy(np.array(case.mask[start : start + _SLAB])).to(logits.device)
             total += float(self.loss(slab, self.task.target(mask)[None])) * slab.shape[2]
-        return total / logits.shape[1]
+        self._validation_losses.append(total / logits.shape[1])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(one for one in self.network.parameters() if one.requires_grad)

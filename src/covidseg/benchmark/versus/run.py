@@ -17,8 +17,7 @@ from covidseg.benchmark.contest import hardware
 from covidseg.benchmark.versus.curves import draw
 from covidseg.benchmark.versus.export import export
 from covidseg.benchmark.versus.job import CURVE, FACTS, Job
-from covidseg.benchmark.versus.sheet import CONTENDERS, Line, markdown
-from covidseg.benchmark.versus.sheet import plain as plain_lines
+from covidseg.benchmark.versus.sheet import CONTENDERS, Line, markdown, to_plain
 from covidseg.config.paths import ROOT
 from covidseg.data.prepare.run import listing, plain, prepare
 from covidseg.data.protocol import Division
@@ -53,16 +52,14 @@ def run(cfg: DictConfig) -> None:
     }
     done: dict[str, list[Job]] = {contender: [] for contender in jobs}
     told = f"{options.minutes:g} minutes of training each, {dataset.name}, seed {options.seed}; mean over test cases."
-    for number, fold in enumerate(zip(*jobs.values(), strict=True), start=1):
+    for number, fold in enumerate([(), *zip(*jobs.values(), strict=True)]):  # before the first: who is absent
         for job in fold:
             _work(job, f"{job.contender}: {number} of {len(jobs[job.contender])}")
-            _scored(job, data, training)
             done[job.contender].append(job)
         lines = [_line(contender, done.get(contender), data, training) for contender in wanted]
         write_text(output / "versus.md", markdown(lines, told) + "\n")  # what is measured stays
-    lines = [_line(contender, done.get(contender), data, training) for contender in wanted]
-    write_text(output / "versus.md", markdown(lines, told) + "\n")
-    numbers = {"hardware": hardware(), "told": told, "data": dataset.folder.name, "lines": plain_lines(lines)}
+    numbers = {"hardware": hardware(), "minutes": options.minutes, "seed": options.seed, "data": dataset.folder.name}
+    numbers["lines"] = to_plain(lines)
     write_text(output / "versus.json", json_text(numbers))
     draw({line.title: line.curves for line in lines if line.facts}, output / "versus.png")
     print(markdown(lines, told))

@@ -35,10 +35,6 @@ class Line:
     def mean(self, fact: str) -> float:
         return mean(float(facts[fact]) for facts in self.facts)
 
-    def score(self, metric: str) -> list[float]:
-        """Of the cases where it is defined."""
-        return [float(row[metric]) for row in self.rows if row[metric]]
-
     def by_case(self, metric: str) -> dict[str, float]:
         """Of the cases where it is defined."""
         return {row["case"]: float(row[metric]) for row in self.rows if row[metric]}
@@ -83,7 +79,7 @@ def differences(lines: Sequence[Line]) -> Iterator[Comparison]:
             yield compared
 
 
-def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def to_plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """For versus.json."""
     kept = ("set", "case", "patient", "structure", *SHOWN)
     return [
@@ -100,7 +96,7 @@ def plain(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def from_plain(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """The lines that `plain` made, without their curves."""
+    """The lines that `to_plain` made, without their curves."""
     return [Line(one["contender"], one["folds"], one["cases"], absent=one["absent"]) for one in lines]
 
 
@@ -115,7 +111,7 @@ def _difference(one: Comparison) -> str:
 def _cells(line: Line) -> list[str]:
     if line.absent or not line.rows:
         return [line.title, line.absent or "not done yet", *[""] * (len(SHOWN) + 4)]
-    scores = [line.score(name) for name in SHOWN]
+    scores = [line.by_case(name).values() for name in SHOWN]
     tests = len(line.rows)
     scans = tests / len(line.facts)
     return [

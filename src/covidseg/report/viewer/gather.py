@@ -13,12 +13,11 @@ from covidseg.evaluation.structures import Task
 from covidseg.report.analysis import cases_of
 from covidseg.report.collect import Run, TableResults
 from covidseg.report.table import Block, method_runs, scores
-from covidseg.report.viewer.volume import Shown, thinned, thinned_spacing
+from covidseg.report.viewer.volume import REFERENCE, Shown, thinned, thinned_spacing
 from covidseg.runs import predictions
 from covidseg.runs.training_data import training_data
 from covidseg.system.errors import BadInput, CovidSegError
 
-REFERENCE = "*"  # among the names of methods, which no row can have
 IN_PAGE = 12  # cases; the others lie beside it
 WHY = ("median", "best", "worst", "smallest reference", "largest disagreement")
 
@@ -74,19 +73,19 @@ def _shown(choice: Choice, case: PreparedCase, runs: Mapping[str, Sequence[Run]]
     dice: dict[str, dict[str, float]] = {}
     for method, own in runs.items():
         for run in own:
+            if all(method in masks.get(structure, ()) for structure in run.structures):
+                continue  # an earlier seed kept the case
             for structure, mask in _kept(run, choice, case).items():
-                if method in masks.setdefault(structure, {}):
-                    continue
-                masks[structure][method] = thinned(mask, spacing)
+                masks.setdefault(structure, {})[method] = thinned(mask, spacing)
                 score = scores([run], choice.set, structure, "dice").get(choice.case)
                 if score is not None:
                     dice.setdefault(structure, {})[method] = score
+    labels = thinned(case.mask, spacing)
     for structure in masks:
         task = _task_of(runs, structure)
         if task is not None and structure in case.annotated:
-            reference = task.structures[structure].in_reference(thinned(case.mask, spacing))
-            masks[structure] = {REFERENCE: reference, **masks[structure]}
-    lung = thinned(case.mask, spacing) > 0 if "lung" in case.annotated else None
+            masks[structure] = {REFERENCE: task.structures[structure].in_reference(labels), **masks[structure]}
+    lung = labels > 0 if "lung" in case.annotated else None
     image = thinned(case.image, spacing)
     return Shown(choice.case, choice.set, choice.label, image, thinned_spacing(spacing), masks, dice, lung)
 

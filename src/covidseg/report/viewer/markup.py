@@ -9,7 +9,7 @@ from typing import Any
 
 from covidseg.figures.overlays import WINDOWS
 from covidseg.figures.palette import REFERENCE_COLOUR, colours
-from covidseg.report.viewer.volume import script_data
+from covidseg.report.viewer.volume import REFERENCE, script_data
 from covidseg.scans.segments import COLOURS
 
 _ROW, _LEFT, _WIDTH, _TOP = 22, 190, 760, 8  # of the plot, in units of its own
@@ -39,8 +39,11 @@ def style() -> str:
     return files("covidseg.report.viewer").joinpath("viewer.css").read_text(encoding="utf-8")
 
 
-def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title: str = "Case by case") -> str:
-    """The section of a page. `methods`: name -> title, in the order to show them; `cases` as `volume.packed` gives."""
+def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title: str, plots: str = "") -> str:
+    """The section of a page. `methods`: name -> title, in the order to show them; `cases` as `volume.packed` gives.
+
+    `plots`: what `dots` made, above the scans.
+    """
     own = colours(len(methods))
     config = {
         "methods": [
@@ -54,7 +57,7 @@ def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title
     windows = "".join(f"<option>{escape(name)}</option>" for name in WINDOWS)
     data = "".join(map(_data, cases))
     return (
-        f'<section class="viewer" id="viewer"><h2>{escape(title)}</h2>\n'
+        f'<section class="viewer" id="viewer"><h2>{escape(title)}</h2>\n{plots}'
         '<noscript><p class="note">The scans below turn and scroll by a script, which is switched off here. '
         "The figures further down show the same without it.</p></noscript>\n"
         '<div class="controls" hidden>'
@@ -75,7 +78,7 @@ def viewer(methods: Mapping[str, str], cases: Sequence[Mapping[str, Any]], title
 
 
 def _has_reference(cases: Sequence[Mapping[str, Any]]) -> bool:
-    return any("*" in named for case in cases for named in case["masks"].values())
+    return any(REFERENCE in named for case in cases for named in case["masks"].values())
 
 
 def _data(case: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from covidseg.report import page
 from covidseg.report.collect import TableResults
+from covidseg.report.section import Section
 from covidseg.report.table import Block, method_runs, scores
 from covidseg.report.viewer import markup
 from covidseg.report.viewer.gather import IN_PAGE, chosen, gather
@@ -43,16 +44,17 @@ def viewed(
     if not inside:
         log.info("the page opens no case: none lies prepared in %s with masks that a run kept", data)
         return None
-    plots = [markup.dots(plot, titles) for plot in _plots(results, blocks, links)]
-    section = markup.viewer(titles, inside).replace("</h2>\n", "</h2>\n" + "".join(plots), 1)
-    return page.Insert(section, markup.style(), markup.script())
+    plots = "".join(markup.dots(plot, titles) for plot in _plots(results, blocks, links))
+    return _insert("Case by case", titles, inside, plots)
 
 
-def case_page(shown: Shown, titles: Mapping[str, str], sections: Sequence[Any] = ()) -> str:
+def case_page(shown: Shown, titles: Mapping[str, str], sections: Sequence[Section] = ()) -> str:
     """A page of one case alone, whole by itself."""
-    section = markup.viewer(titles, [packed(shown)], "Slice by slice")
-    insert = page.Insert(section, markup.style(), markup.script(), "Slice by slice")
-    return page.html(shown.label, sections, insert=insert)
+    return page.html(shown.label, sections, insert=_insert("Slice by slice", titles, [packed(shown)]))
+
+
+def _insert(title: str, titles: Mapping[str, str], cases: Sequence[Mapping[str, Any]], plots: str = "") -> page.Insert:
+    return page.Insert(title, markup.viewer(titles, cases, title, plots), markup.style(), markup.script())
 
 
 def _plots(results: TableResults, blocks: Sequence[Block], links: Mapping[tuple[str, str], str]) -> list[markup.Dots]:

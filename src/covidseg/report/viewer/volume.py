@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from covidseg.scans.geometry import union_box
+
+REFERENCE = "*"  # among the names of methods, which no row can have
 LOW_HU, HIGH_HU = -1250.0, 250.0  # what the 256 grey values span: every window that the viewer offers lies in it
 _PIXEL_MM, _SLICE_MM = 1.4, 2.5  # nothing finer is kept
 _PIXELS, _SLICES = 224, 72  # at most, of a slice's side and of a scan
@@ -22,7 +25,7 @@ _QUALITY = 82  # of the lossy picture; the masks are exact
 class Shown:
     """A case in the viewer. Volumes are (z, y, x), axes to Superior, Posterior, Left, on one grid.
 
-    `masks`: structure -> name -> bool, where the name is a method's, or `*` for the reference; `scores`: structure ->
+    `masks`: structure -> name -> bool, where the name is a method's, or `REFERENCE`; `scores`: structure ->
     method -> Dice; `lung`: the whole lungs, around the surfaces of lesions.
     """
 
@@ -80,17 +83,14 @@ def script_data(content: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _box(masks: Sequence[np.ndarray], shape: Sequence[int], spacing: Sequence[float]) -> list[tuple[int, int]]:
+def _box(masks: Sequence[np.ndarray], shape: Sequence[int], spacing: Sequence[float]) -> Sequence[tuple[int, int]]:
     """Half-open, around all masks with a margin; the whole scan where nothing is marked."""
+    if not any(mask.any() for mask in masks):
+        return [(0, size) for size in shape]
     sides = []
-    for axis, (size, step) in enumerate(zip(shape, spacing, strict=True)):
-        others = tuple(other for other in range(3) if other != axis)
-        lines = [mask.any(axis=others) for mask in masks]
-        marked = np.flatnonzero(np.any(lines, axis=0)) if lines else np.array([], int)
-        if not len(marked):
-            return [(0, size) for size in shape]
+    for side, size, step in zip(union_box(*masks), shape, spacing, strict=True):
         margin = round(_MARGIN_MM / step)
-        sides.append((max(int(marked[0]) - margin, 0), min(int(marked[-1]) + 1 + margin, size)))
+        sides.append((max(int(side.start) - margin, 0), min(int(side.stop) + margin, size)))
     return sides
 
 
