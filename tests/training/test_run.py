@@ -118,11 +118,13 @@ class Norms(pl.Callback):
         self.found[trainer.global_step + 1] = sum(squares) ** 0.5
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
 def test_curves_hold_the_parts_of_the_loss_the_gradient_and_the_validation_loss(
-    train_config, prepared, with_callback, monkeypatch
+    train_config, prepared, with_callback, monkeypatch, accumulated
 ):
     monkeypatch.setattr(module, "_SLAB", 10)  # of cases of 24 and 25 slices
-    cfg = train_config("training.log_every=2", "training.validate_every=8", "training.evaluate=last")
+    options = ["training.log_every=2", "training.validate_every=8", "training.evaluate=last"]
+    cfg = train_config(*options, f"trainer.accumulate_grad_batches={accumulated}")
     norms = Norms()
     with_callback(norms)
     train(cfg)
